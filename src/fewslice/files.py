@@ -1,0 +1,62 @@
+"""Writing files so that a reader sees the old content or the new one, never half of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fewslice.errors import DiskError
+
+__all__ = ["append_line", "write_atomic", "write_json"]
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write `content` beside `path` and rename it into place.
+
+    Parameters
+    ----------
+    path
+        The file to create or replace. Its folder must exist.
+    content
+        Bytes, or text that is stored as UTF-8.
+
+    Raises
+    ------
+    DiskError
+        If the disk is full or refuses the write; an existing file is left as it was.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+
+
+def disk_error(error: OSError, path: Path) -> DiskError:
+    """Translate an operating-system error met while writing `path` into one sentence."""
+    reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
+    return DiskError(f"cannot write {path}: {reason}; free some space or choose another place and run the command again")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append `value` as one line of JSON, in a single write."""
+    line = json.dumps(value, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        with path.open("ab") as stream:
+            stream.write(line.encode())
+    except OSError as error:
+        raise disk_error(error, path) from error
