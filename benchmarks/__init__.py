@@ -1,1 +1,1 @@
-"""Reproductions of published comparisons and speed measurements, all on one cached-cell runner (:mod:`benchmarks.cells`)."""
+"""Reproductions of published comparisons and speed measurements, all on one runner (:mod:`benchmarks.cells`)."""

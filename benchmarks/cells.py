@@ -1,13 +1,13 @@
 """The cached-cell runner on which every benchmark stands.
 
-A *cell* is one measurement: one arm, in one setting, for one draw (the seed that says what is annotated and how training
-starts). Its result is one small JSON file, and the file's name is a hash of everything the result depends on.
+A *cell* is one measurement: one arm, in one setting, for one draw (the seed that says what is annotated and how
+training starts). Its result is one small JSON file, and the file's name is a hash of everything the result depends on.
 
 1. :class:`Cell` names a measurement; :attr:`Cell.key` hashes its configuration, data, budget and recipe version.
-2. :func:`run_cells` runs the cells that have no result yet, in a fixed order, in this process or in several, until the
-   time is up. A cell that fails is recorded beside the results and does not stop the others.
-3. :func:`read_results` reads what is there; :func:`of_one_recipe` refuses to mix recipe versions; :func:`stale` lists the
-   files that no planned cell asks for any more.
+2. :func:`run_cells` runs the cells that have no result yet, in a fixed order, in this process or in several, until
+   the time is up. A cell that fails is recorded beside the results and does not stop the others.
+3. :func:`read_results` reads what is there; :func:`of_one_recipe` refuses to mix recipe versions; :func:`stale` lists
+   the files that no planned cell asks for any more.
 4. :func:`main` is the command line that all benchmarks share.
 
 Only the standard library and numpy are imported here; whatever a cell needs, its own function imports.
