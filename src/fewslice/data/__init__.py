@@ -1,0 +1,1 @@
+"""Samples and their annotation, splits without leakage, patches, augmentation, normalisation."""
