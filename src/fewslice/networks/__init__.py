@@ -1,0 +1,29 @@
+"""★ Networks: one kind per file, the file's name is the kind's name.
+
+A kind is a module with
+
+``Config``
+    A frozen pydantic model, unknown keys forbidden: every setting with its unit, range and default. Its method
+    ``adapted(voxel_size_um, patch) -> Config`` returns the settings that suit data of this voxel size ((z, y, x) in µm,
+    or None for cubes) seen in patches of this extent ((z, y, x) in voxels); what a person has set is kept. Strategies
+    store the adapted settings, so that a model is rebuilt from them alone.
+``build(config, in_channels, out_channels) -> torch.nn.Module``
+    `in_channels` image channels in, `out_channels` classes out, background included. Weights are drawn from torch's
+    global generator: the same seed gives the same network.
+
+The module that ``build`` returns has
+
+``dims``
+    2 or 3. A 2D network maps float tensors (b, c, y, x) to logits (b, classes, y, x), a 3D network (b, c, z, y, x) to
+    (b, classes, z, y, x), always of the same spatial extent. The memory layout ``channels_last`` or
+    ``channels_last_3d`` is fastest; results do not depend on it.
+``divisor``
+    (z, y, x): extents must be multiples of it, otherwise ``forward`` raises :class:`~fewslice.errors.InputError`.
+    1 along z for 2D networks.
+``halo``
+    (z, y, x): the full receptive-field radius in voxels; no output depends on an input further away along any axis.
+    0 along z for 2D networks. Blocks that start at multiples of the divisor and carry this context give the same
+    values as the whole volume.
+
+Images are what :mod:`fewslice.data.normalisation` makes of them. All kinds pass ``tests/contracts/test_networks.py``.
+"""
