@@ -1,7 +1,7 @@
 """Sparse annotation: what is labelled, where, and what the values in a file mean.
 
-An :class:`Annotation` is a pair of arrays: ``labels`` and ``annotated``, which says where truth exists. Where it does not,
-``labels`` is 0 and means nothing. A label file becomes one in three steps:
+An :class:`Annotation` is a pair of arrays: ``labels`` and ``annotated``, which says where truth exists. Where it does
+not, ``labels`` is 0 and means nothing. A label file becomes one in three steps:
 
 1. :func:`parse_planes` turns ``--planes`` into (axis, index) pairs; without it every plane counts as annotated.
 2. :func:`interpret` looks at the distinct values on those planes and at what the user named, and returns a
@@ -9,8 +9,8 @@ An :class:`Annotation` is a pair of arrays: ``labels`` and ``annotated``, which 
    several ways is refused with the list of choices.
 3. :func:`apply_convention` maps the values.
 
-:func:`from_labels` does all three for one array. A data set of several files is interpreted once, over the values of all
-files, so that a class has the same number in each of them (see :mod:`fewslice.data.samples`).
+:func:`from_labels` does all three for one array. A data set of several files is interpreted once, over the values of
+all files, so that a class has the same number in each of them (see :mod:`fewslice.data.samples`).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Annotation:
         return classes
 
     def planes(self, axis: int = 0) -> list[int]:
-        """Indices along ``axis`` (0 z, 1 y, 2 x) of the planes that are annotated, in full or in part, ascending."""
+        """Return the indices along ``axis`` (0 z, 1 y, 2 x) of the planes annotated in full or in part, ascending."""
         others = tuple(a for a in range(3) if a != axis)
         return [int(i) for i in np.flatnonzero(self.annotated.any(axis=others))]
 
@@ -141,7 +141,8 @@ class Convention:
     """What the values of a label file mean.
 
     ``background`` is the value that becomes 0 (None: no value is background), ``unlabelled`` the value without truth
-    (None: every voxel of an annotated plane has truth), ``class_values`` the values that become 1..K (for instances: (1,)).
+    (None: every voxel of an annotated plane has truth), ``class_values`` the values that become 1..K (for instances:
+    (1,)).
     """
 
     kind: Kind
@@ -150,7 +151,7 @@ class Convention:
     class_values: tuple[int, ...]
 
 
-# ---------------------------------------------------------------------------------------------------------------- planes
+# ---------------------------------------------------------------------------------------------------- planes
 
 
 def parse_planes(specs: Sequence[str], shape: Sequence[int]) -> list[tuple[int, int]]:
@@ -223,8 +224,8 @@ def _plane_indices(part: str, spec: str, size: int) -> range | list[int]:
 
 def _unreadable_planes(spec: str) -> InputError:
     return InputError(
-        f"--planes {spec!r} cannot be read; expected 0-based indices or ranges such as 0,5,10 or 0:160:5, along another "
-        "axis y=3,9, and one --planes per axis"
+        f"--planes {spec!r} cannot be read; expected 0-based indices or ranges such as 0,5,10 or 0:160:5, along "
+        "another axis y=3,9, and one --planes per axis"
     )
 
 
@@ -247,11 +248,13 @@ def planes_mask(planes: Iterable[tuple[int, int]], shape: Sequence[int]) -> NDAr
     return mask
 
 
-# ------------------------------------------------------------------------------------------------------------ conventions
+# ------------------------------------------------------------------------------------------------ conventions
 
 
 def distinct_values(array: NDArray[Any], planes: Sequence[tuple[int, int]] = ()) -> tuple[int, ...]:
-    """Distinct values of an integer label array, ascending, on ``planes`` (axis, index) or everywhere when none is given.
+    """Return the distinct values of an integer label array, ascending.
+
+    Looks at ``planes`` (axis, index), or everywhere when none is given.
 
     Counts plane by plane, so that a large volume is neither sorted nor copied.
     """
@@ -300,8 +303,8 @@ def interpret(
     background
         ``--background``: the value that means background; None: 0.
     unlabelled
-        ``--unlabelled``: the value without truth, as number or text; 'highest' for the largest value in the file (nnU-Net);
-        'none' to say that every value on the annotated planes is truth; None when the user said nothing.
+        ``--unlabelled``: the value without truth, as number or text; 'highest' for the largest value in the file
+        (nnU-Net); 'none' to say that every value on the annotated planes is truth; None when the user said nothing.
     class_values
         Values of the classes 1..K when they are known, as from a model; other values are then refused.
     highest
@@ -312,7 +315,8 @@ def interpret(
     Raises
     ------
     InputError
-        When nothing is annotated, or the values can be read in several ways; the message lists the flags to choose from.
+        When nothing is annotated, or the values can be read in several ways; the message lists the flags to choose
+        from.
     """
     named = _parse_unlabelled(unlabelled)
     _check_representable(background, named, dtypes, name)
@@ -340,8 +344,8 @@ def interpret(
         stray = [v for v in present if v not in known and v != zero]
         if stray:
             raise InputError(
-                f"{name} has value {_few(stray)}, which is neither background ({'none' if zero is None else zero}) nor one "
-                f"of the classes ({_few(known)}); pass " + " or ".join(_both(stray[-1], background, named))
+                f"{name} has value {_few(stray)}, which is neither background ({'none' if zero is None else zero}) nor "
+                f"one of the classes ({_few(known)}); pass " + " or ".join(_both(stray[-1], background, named))
             )
         return Convention(kind or "classes", zero, missing, known)
     _refuse_negative([v for v in present if v != background], background, named, name)
@@ -468,8 +472,8 @@ def _refuse_negative(values: Sequence[int], background: int | None, named: int |
     negative = [v for v in values if v < 0]
     if negative:
         raise InputError(
-            f"{name} has the negative value {_few(negative)}, which cannot be a class; expected its meaning to be named; "
-            "pass " + " or ".join(_both(negative[-1], background, named))
+            f"{name} has the negative value {_few(negative)}, which cannot be a class; expected its meaning to be "
+            "named; pass " + " or ".join(_both(negative[-1], background, named))
         )
 
 
@@ -643,8 +647,8 @@ def check_usable(annotations: Sequence[Annotation], *, name: str = "labels") -> 
     if foreground in (0, known):
         found = "background" if foreground == 0 else "foreground"
         raise InputError(
-            f"{name} has one class only: all {known} annotated voxels are {found}; expected background and at least one "
-            "class; annotate both, or check --planes, --background and --unlabelled"
+            f"{name} has one class only: all {known} annotated voxels are {found}; expected background and at least "
+            "one class; annotate both, or check --planes, --background and --unlabelled"
         )
 
 
@@ -667,8 +671,8 @@ def simulate_sparsity(
     axis
         0 z, 1 y, 2 x.
     how
-        'even': one plane from each of ``count`` equal parts of the annotated planes; with a generator at the same random
-        place in each part, without at its middle. 'random': a draw without replacement.
+        'even': one plane from each of ``count`` equal parts of the annotated planes; with a generator at the same
+        random place in each part, without at its middle. 'random': a draw without replacement.
     generator
         Source of the draw; needed for 'random'.
 
@@ -683,15 +687,13 @@ def simulate_sparsity(
             f"{count} planes were asked for along {AXIS_NAMES[axis]}; expected 1 to {len(available)}, "
             "the number of annotated planes"
         )
+    if how not in ("even", "random"):
+        raise InputError(f"sparsity is simulated by {how!r}; expected 'even' or 'random'")
     if how == "even":
         phase = 0.5 if generator is None else float(generator.random())
         chosen = [available[int((i + phase) * len(available) / count)] for i in range(count)]
-    elif how == "random" and generator is not None:
-        chosen = sorted(int(i) for i in generator.choice(available, size=count, replace=False))
+    elif generator is None:
+        raise InputError("random planes were asked for without a generator; expected one; pass generator=")
     else:
-        raise InputError(
-            f"how is {how!r}"
-            + (" without a generator" if how == "random" else "")
-            + "; expected 'even', or 'random' with a generator"
-        )
+        chosen = sorted(int(i) for i in generator.choice(available, size=count, replace=False))
     return annotation.restricted([(axis, index) for index in chosen])
