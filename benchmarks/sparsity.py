@@ -1,0 +1,267 @@
+"""The paper's experiment: annotated planes × arms × α × draws, on the phantom and on a real stack.
+
+Run ``python -m benchmarks.sparsity --help``. Every cell trains one arm on volumes of which a few planes are annotated and
+scores it at threshold 0.5 on a test volume. A draw seeds which planes are annotated and how training starts; the arms of a
+draw share both, and a student shares its teacher with the 2D arm, so that differences are paired.
+
+Recipes are in :func:`recipe`, frozen under :data:`RECIPE`. Other settings are tried with ``--trial NAME --set KEY=VALUE``;
+trials are kept apart and are refused on the settings that are scored once per frozen recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import cells as runner
+from benchmarks.arms import ARMS, device_of, score, train
+from benchmarks.cells import Cell, Clock, Context
+from benchmarks.problems import SETTINGS, Problem, Test, choose_planes, load
+
+__all__ = ["ALPHA", "ALPHAS", "BUDGETS", "DRAWS", "RECIPE", "every_cell", "make_cell", "plan", "recipe", "run_cell"]
+
+RECIPE = "1"
+"""Version of the recipes. Raise it whenever a setting, a budget or code that moves scores changes."""
+
+DRAWS = 5
+ALPHA = 0.5
+"""α of the main tables."""
+ALPHAS = {"phantom": (0.1, 0.25, 0.5, 1.0)}
+"""α compared where it matters, at one and two planes; other settings use :data:`ALPHA` alone."""
+_ALPHA_PLANES = (1, 2)
+
+BUDGETS: dict[str, dict[str, int]] = {
+    "full": {"cnn_2d": 3000, "unet": 1500, "3d": 1500},
+    "quick": {"cnn_2d": 600, "unet": 400, "3d": 400},
+}
+"""Steps of the published 2D network, of the 2D U-Net, and of the 3D networks (sparse and student alike)."""
+
+
+def recipe(setting: str, arm: str, alpha: float | None, tier: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Give the frozen settings of an arm and the steps of its stages.
+
+    Parameters
+    ----------
+    setting
+        Name in :data:`benchmarks.problems.SETTINGS`.
+    arm
+        Name in :data:`benchmarks.arms.ARMS`.
+    alpha
+        Weight of the pseudo-labels; None for arms without.
+    tier
+        ``full`` or ``quick``.
+    """
+    patch = list(SETTINGS[setting].patch)
+    steps = BUDGETS[tier]
+    volume = {"network": {"kind": "unet", "dims": 3, "features": 16}, "patch": patch}
+    planes = {
+        "cnn_2d": {"network": {"kind": "cnn_2d"}, "patch": [1, *patch[1:]]},
+        "unet": {"network": {"kind": "unet", "dims": 2, "features": 16}, "patch": [1, *patch[1:]]},
+        "": {},
+    }[ARMS[arm].network]
+    match ARMS[arm].strategy:
+        case "slices_2d":
+            return {**planes, "validation": "none"}, {"segment": steps[ARMS[arm].network]}
+        case "sparse_3d":
+            return {**volume, "validation": "none"}, {"segment": steps["3d"]}
+        case _:
+            settings = {"teacher": planes, "student": volume, "alpha": alpha, "targets": "soft", "validation": "none"}
+            return settings, {"teacher": steps[ARMS[arm].network], "student": steps["3d"]}
+
+
+def make_cell(
+    setting: str,
+    arm: str,
+    planes: int,
+    draw: int,
+    *,
+    alpha: float | None = None,
+    tier: str = "full",
+    trial: str = "",
+    changes: Mapping[str, Any] | None = None,
+) -> Cell:
+    """Make one cell.
+
+    Parameters
+    ----------
+    setting, arm, planes, draw, alpha, tier
+        What is measured.
+    trial
+        Name of a trial; empty for the frozen recipe.
+    changes
+        Settings of the trial by dotted key; ``steps.STAGE`` changes a budget.
+    """
+    settings, steps = recipe(setting, arm, alpha, tier)
+    for key, value in (changes or {}).items():
+        where, _, last = key.rpartition(".")
+        if where == "steps":
+            steps[last] = int(value)
+            continue
+        inner = settings
+        for part in where.split(".") if where else []:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    label: dict[str, Any] = {"planes": planes}
+    if alpha is not None:
+        label["alpha"] = alpha
+    if tier != "full":
+        label["tier"] = tier
+    if trial:
+        label["trial"] = trial
+    config = {**label, "tier": tier, "strategy": ARMS[arm].strategy, "settings": settings}
+    return Cell(
+        benchmark="sparsity_trials" if trial else "sparsity",
+        setting=setting,
+        arm=arm,
+        draw=draw,
+        config=config,
+        data=SETTINGS[setting].identity(),
+        budget=steps,
+        recipe=RECIPE,
+        label=label,
+        # the 2D arm runs before the students that take it as their teacher, and in the same process
+        group=f"{setting} {planes} {draw} {ARMS[arm].network}",
+    )
+
+
+def every_cell(tier: str, draws: int = DRAWS, **trial: Any) -> list[Cell]:
+    """List all cells of a tier, draw by draw, so that whatever is done when time is up is paired."""
+    cells = []
+    for setting, protocol in SETTINGS.items():
+        for draw in range(draws):
+            for planes in protocol.planes:
+                for arm, what in ARMS.items():
+                    if what.is_student and planes == protocol.depth:
+                        continue  # nothing is unlabelled: the student would be the sparse arm
+                    alphas: Sequence[float | None] = (None,)
+                    if what.is_student:
+                        alphas = ALPHAS.get(setting, (ALPHA,)) if planes in _ALPHA_PLANES else (ALPHA,)
+                    cells += [make_cell(setting, arm, planes, draw, alpha=a, tier=tier, **trial) for a in alphas]
+    return cells
+
+
+def plan(arguments: argparse.Namespace) -> list[Cell]:
+    """List the cells that the command line asks for."""
+    tier = "quick" if arguments.quick else "full"
+    if bool(arguments.trial) != bool(arguments.set):
+        raise SystemExit("--trial names what --set changes; give both or neither")
+    if not arguments.trial:
+        return every_cell(tier, arguments.draws)
+    changes = dict(_setting(text) for text in arguments.set)
+    cells = every_cell(tier, arguments.draws, trial=arguments.trial, changes=changes)
+    return [cell for cell in cells if SETTINGS[cell.setting].tuned]
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import json
+
+    key, found, value = text.partition("=")
+    if not found:
+        raise SystemExit(f"--set takes KEY=VALUE, got {text}")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
+    """Train and score one cell."""
+    from fewslice.prediction import predict_whole
+
+    arm, protocol = ARMS[cell.arm], SETTINGS[cell.setting]
+    kind, device = device_of(context.device)
+    if protocol.curve and kind != "cpu":
+        raise ValueError(f"{cell.setting} measures processor seconds; run it with --device cpu, not {kind}")
+    problem = load(cell.setting, cell.draw, context.data)
+    chosen = annotated_planes(cell, problem)
+
+    def predict(model: Any) -> Any:
+        return predict_whole(model, problem.test.image, device=kind)[0]
+
+    trained = train(
+        arm,
+        cell.config["settings"],
+        {stage: int(steps) for stage, steps in cell.budget.items()},
+        make_samples(problem, chosen),
+        seed=cell.draw,
+        context=context,
+        identity=runner.data_identity(problem.sha, chosen),
+        evaluate=lambda model: float(_dice(predict(model), problem.test)),
+        points=protocol.curve,
+    )
+    clock = Clock()
+    probability = predict(trained.model)
+    result = {
+        "scores": score(probability, problem.test, problem.voxel_size_um),
+        "planes": chosen,
+        "data_sha": problem.sha,
+        "seconds": trained.seconds,
+        "predict_seconds": {"cpu": clock.cpu, "wall": clock.wall},
+        "cpu_seconds": sum(stage["cpu"] for stage in trained.seconds.values()),
+        "wall_seconds": sum(stage["wall"] for stage in trained.seconds.values()),
+        "device_kind": kind,
+    }
+    return {**result, **({"device": device} if device else {}), **({"curve": trained.curve} if trained.curve else {})}
+
+
+def _dice(probability: Any, test: Test) -> float:
+    from fewslice.metrics.semantic import confusion, scores
+
+    matrix = confusion(probability[test.scored] >= 0.5, test.truth[test.scored], classes=1)
+    return float(scores(matrix)["dice"] or 0.0)
+
+
+def annotated_planes(cell: Cell, problem: Problem) -> list[list[int]]:
+    """Draw the annotated planes of each training volume."""
+    return [
+        choose_planes(cell.setting, cell.draw, index, truth.shape[0], int(cell.config["planes"]))
+        for index, (_, truth) in enumerate(problem.train)
+    ]
+
+
+def make_samples(problem: Problem, chosen: Sequence[Sequence[int]]) -> list[Any]:
+    """Make samples of which only the chosen planes are annotated; other planes' truth is wiped, not only hidden."""
+    import numpy as np
+
+    from fewslice.annotation import Annotation
+    from fewslice.data.samples import Sample
+    from fewslice.volume import Volume
+
+    samples = []
+    for index, ((image, truth), planes) in enumerate(zip(problem.train, chosen, strict=True)):
+        known = np.zeros(truth.shape, dtype=bool)
+        known[list(planes)] = True
+        annotation = Annotation((truth & known).astype(np.uint8), known)
+        volume = Volume.from_array(image, voxel_size_um=problem.voxel_size_um)
+        samples.append(Sample(f"volume{index}", volume, annotation))
+    return samples
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--draws", type=int, default=DRAWS, help="number of draws")
+    parser.add_argument("--trial", default="", help="name of a trial of other settings (phantom and inside x < 288)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="a setting of the trial, e.g. student.network.features=24 or steps.student=3000")  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    return runner.main(
+        argv,
+        benchmark="sparsity",
+        description="Annotated planes × arms × α × draws: the paper's experiment.",
+        plan=plan,
+        function=run_cell,
+        options=_options,
+        every=lambda arguments: [*every_cell("full", arguments.draws), *every_cell("quick", arguments.draws)],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

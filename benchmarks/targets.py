@@ -1,0 +1,245 @@
+"""The figures that were promised, each measured from stored results: target, measured, reached or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.arms import ARMS
+from benchmarks.tables import Series, difference, interval_text
+from fewslice.metrics.intervals import Interval, student
+
+__all__ = ["Outcome", "best", "cost_ratios", "outcomes", "seconds_to"]
+
+STUDENTS = tuple(name for name, arm in ARMS.items() if arm.is_student)
+RIVALS = tuple(name for name, arm in ARMS.items() if not arm.is_student)
+_ENOUGH = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One line of the table of targets.
+
+    Attributes
+    ----------
+    what, target, measured
+        Text.
+    reached
+        None where it cannot be said yet.
+    command
+        What measures it.
+    """
+
+    what: str
+    target: str
+    measured: str
+    reached: bool | None
+    command: str
+
+
+def at(series: Series, setting: str, arm: str, planes: int, alpha: float) -> Series:
+    """Give the results of one arm; `alpha` counts for students only."""
+    found = series.where(setting=setting, arm=arm, planes=planes)
+    return found.where(alpha=alpha) if ARMS[arm].is_student else found
+
+
+def best(series: Series, setting: str, arms: Sequence[str], planes: int, alpha: float) -> str | None:
+    """Name the arm with the highest mean Dice; None without results."""
+    means = {arm: interval.mean for arm in arms if (interval := at(series, setting, arm, planes, alpha).interval("dice"))}
+    return max(means, key=lambda arm: means[arm]) if means else None
+
+
+def seconds_to(curve: Sequence[dict[str, float]], dice: float) -> float:
+    """Give the processor seconds at which a curve first reaches `dice`, interpolated; infinite if it never does."""
+    before: dict[str, float] | None = None
+    for point in curve:
+        if point["dice"] >= dice:
+            if before is None or point["dice"] == before["dice"]:
+                return point["cpu"]
+            share = (dice - before["dice"]) / (point["dice"] - before["dice"])
+            return before["cpu"] + share * (point["cpu"] - before["cpu"])
+        before = point
+    return math.inf
+
+
+def cost_ratios(series: Series, arm: str, share: float) -> dict[int, float]:
+    """Give, by draw, the student's processor seconds over the sparse arm's to the same Dice, teacher included.
+
+    Parameters
+    ----------
+    series
+        Results with curves.
+    arm
+        The student.
+    share
+        The Dice to be reached, as a share of the best that the sparse arm reaches in that draw.
+    """
+    by_arm = {
+        name: {int(r["cell"]["draw"]): r["curve"] for r in series.where(setting="phantom_cost", arm=name).results}
+        for name in (arm, "sparse_3d")
+    }
+    ratios = {}
+    for draw in sorted(set(by_arm[arm]) & set(by_arm["sparse_3d"])):
+        rival = by_arm["sparse_3d"][draw]
+        level = share * max(point["dice"] for point in rival)
+        ratios[draw] = seconds_to(by_arm[arm][draw], level) / seconds_to(rival, level)
+    return ratios
+
+
+def outcomes(sparsity: Series, em: Series, speed: Series, alpha: float, tier: str) -> list[Outcome]:
+    """Measure every target from what is there.
+
+    Parameters
+    ----------
+    sparsity, em, speed
+        Results of the three benchmarks; `sparsity` of one tier.
+    alpha
+        α of the main tables.
+    tier
+        ``full`` or ``quick``, for the commands.
+    """
+    quick = " --quick" if tier == "quick" else ""
+    return [
+        *_phantom(sparsity, alpha, f"python -m benchmarks.sparsity{quick} --only"),
+        *_stack2(sparsity, alpha, f"python -m benchmarks.sparsity{quick} --only"),
+        *_cost(sparsity, f"python -m benchmarks.sparsity{quick} --device cpu --only phantom_cost"),
+        *_em(em),
+        *_speed(speed),
+    ]
+
+
+def _above_zero(interval: Interval | None) -> bool | None:
+    if interval is None or interval.count < _ENOUGH:
+        return None
+    return interval.above_zero
+
+
+def _phantom(series: Series, alpha: float, command: str) -> list[Outcome]:
+    lines = []
+    for planes in (1, 2):
+        only = f"{command} 'phantom planes={planes}'"
+        for rival, metrics in (("cnn_2d", ("dice", "nsd", "assd_um")), ("sparse_3d", ("dice",))):
+            for metric in metrics:
+                ours = at(series, "phantom", "student_cnn_2d", planes, alpha)
+                theirs = at(series, "phantom", rival, planes, alpha)
+                # a smaller surface distance is better, so its difference is taken the other way round
+                lower = metric == "assd_um"
+                gain = difference(theirs, ours, metric) if lower else difference(ours, theirs, metric)
+                name = {"dice": "Dice", "nsd": "NSD", "assd_um": "ASSD (µm), rival − student"}[metric]
+                what = f"phantom, {_planes(planes)}: {ARMS['student_cnn_2d'].title} against {ARMS[rival].title}, {name}"
+                measured = interval_text(gain, sign=True)
+                lines.append(Outcome(what, "interval above 0, ≥ 5 draws", measured, _above_zero(gain), only))
+        for rival in ("unet_2d", "sparse_3d"):
+            gain = difference(
+                at(series, "phantom", "student_unet_2d", planes, alpha),
+                at(series, "phantom", rival, planes, alpha),
+                "dice",
+            )
+            what = f"phantom, {_planes(planes)}: {ARMS['student_unet_2d'].title} against {ARMS[rival].title}, Dice"
+            said = None if gain is None or gain.count < _ENOUGH else True
+            lines.append(Outcome(what, "to be reported", interval_text(gain, sign=True), said, only))
+    return lines
+
+
+def _stack2(series: Series, alpha: float, command: str) -> list[Outcome]:
+    lines = []
+    for setting in ("stack2_field", "stack2_crops"):
+        for planes in (1, 2, 4, 8):
+            only = f"{command} '{setting} planes={planes}'"
+            gain = difference(
+                at(series, setting, "student_cnn_2d", planes, alpha), at(series, setting, "cnn_2d", planes, alpha), "dice"
+            )
+            enough = gain is not None and gain.count >= _ENOUGH
+            what = f"{setting}, {_planes(planes)}: {ARMS['student_cnn_2d'].title} against its teacher, Dice"
+            reached = gain.mean > 0 if gain is not None and enough else None
+            lines.append(Outcome(what, "above 0", interval_text(gain, sign=True), reached, only))
+            student_arm = best(series, setting, STUDENTS, planes, alpha)
+            rival = best(series, setting, RIVALS, planes, alpha)
+            if student_arm and rival:
+                gain = difference(
+                    at(series, setting, student_arm, planes, alpha), at(series, setting, rival, planes, alpha), "dice"
+                )
+            else:
+                gain = None
+            names = f" ({student_arm} − {rival})" if gain is not None else ""
+            reached = gain.mean >= -0.01 if gain is not None and gain.count >= _ENOUGH else None
+            what = f"{setting}, {_planes(planes)}: best student against best rival, Dice"
+            lines.append(Outcome(what, "≥ −0.01", interval_text(gain, sign=True) + names, reached, only))
+    arm = best(series, "stack2_field", STUDENTS, 4, alpha)
+    dice = at(series, "stack2_field", arm, 4, alpha).interval("dice") if arm else None
+    reached = dice.mean >= 0.85 if dice is not None and dice.count >= _ENOUGH else None
+    text = interval_text(dice) + (f" ({arm})" if arm else "")
+    lines.append(
+        Outcome("stack2_field, 4 planes: best student, Dice", "≥ 0.85", text, reached, f"{command} 'stack2_field planes=4'")
+    )
+    return lines
+
+
+def _cost(series: Series, command: str) -> list[Outcome]:
+    lines = []
+    for arm in STUDENTS:
+        for share in (1.0, 0.95):
+            ratios = list(cost_ratios(series, arm, share).values())
+            finite = [ratio for ratio in ratios if math.isfinite(ratio)]
+            text = interval_text(student(finite), 2) if finite else "–"
+            if len(finite) < len(ratios):
+                text += f"; never in {len(ratios) - len(finite)} of {len(ratios)} draws"
+            reached = None
+            if len(ratios) >= _ENOUGH:
+                reached = len(finite) == len(ratios) and student(finite).mean <= 0.5
+            level = "the sparse arm's best Dice" if share == 1 else f"{share:.0%} of the sparse arm's best Dice"
+            what = f"phantom, 1 plane: processor seconds of the {ARMS[arm].title} over the sparse arm's, to {level}"
+            lines.append(Outcome(what, "≤ 0.5", text, reached, command))
+    return lines
+
+
+def _em(series: Series) -> list[Outcome]:
+    means = {
+        arm: interval for arm in series.distinct("arm") if (interval := series.where(arm=arm).interval("dice")) is not None
+    }
+    command = "python -m benchmarks.em --device cpu"
+    top = max(means, key=lambda arm: means[arm].mean) if means else None
+    sparse = means.get("sparse_3d")
+    return [
+        Outcome(
+            "em_mitochondria, 32 planes, 30 minutes on two cores: best arm, Dice on the test stack",
+            "≥ 0.93",
+            f"{interval_text(means[top])} ({top})" if top else "–",
+            means[top].mean >= 0.93 if top else None,
+            command,
+        ),
+        Outcome(
+            "em_mitochondria, 32 planes, 30 minutes on two cores: sparse_3d, Dice on the test stack",
+            "≥ 0.88",
+            interval_text(sparse),
+            sparse.mean >= 0.88 if sparse else None,
+            command,
+        ),
+    ]
+
+
+def _speed(series: Series) -> list[Outcome]:
+    checks: list[tuple[str, str, str, str, Callable[[float], bool], str]] = [
+        ("training", "ratio", "fit over the bare step loop on preloaded tensors, steps per second", "≥ 0.85",
+         lambda v: v >= 0.85, ""),
+        ("prediction", "ratio", "block prediction over the same blocks, halo included, on preloaded tensors", "≥ 0.85",
+         lambda v: v >= 0.85, ""),
+        ("help", "seconds", "`fewslice --help`, seconds", "≤ 0.5", lambda v: v <= 0.5, ""),
+        ("import", "loads_torch", "`import fewslice` loads torch (1) or not (0)", "0", lambda v: v == 0, ""),
+        ("make_demo", "minutes", "`make demo` on two cores, minutes", "≤ 10", lambda v: v <= 10, " --make"),
+        ("make_test", "minutes", "`make test` on two cores, minutes", "≤ 15", lambda v: v <= 15, " --make"),
+    ]  # fmt: skip
+    lines = []
+    for arm, metric, what, target, test, flag in checks:
+        for setting in series.where(arm=arm).distinct("setting") or [""]:
+            found = series.where(arm=arm, setting=setting).interval(metric) if setting else None
+            name = f"{what} ({setting})" if arm in ("training", "prediction") and setting else what
+            reached = test(found.mean) if found is not None else None
+            command = f"python -m benchmarks.speed{flag} --only {arm}"
+            lines.append(Outcome(name, target, interval_text(found, 2), reached, command))
+    return lines
+
+
+def _planes(count: int) -> str:
+    return "1 plane" if count == 1 else f"{count} planes"
