@@ -127,9 +127,9 @@ def hold_out(
     size = " x ".join(str(n) for n in patch)
     return _nothing_held_out(
         planes,
-        f"Nothing was held out: the samples have {reason}, and no region of at least 15 % of the annotated area, a patch "
-        f"of {size} voxels (z, y, x) away from the rest, leaves training 60 % of it and every class. The last weights and "
-        "threshold 0.5 are used.",
+        f"Nothing was held out: the samples have {reason}, and no region of at least 15 % of the annotated area, a "
+        f"patch of {size} voxels (z, y, x) away from the rest, leaves training 60 % of it and every class. "
+        "The last weights and threshold 0.5 are used.",
     )
 
 
