@@ -1,0 +1,44 @@
+"""How a volume is cut: the block that wastes least on context within a memory budget, in whole chunks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from fewslice.geometry import Shape
+
+__all__ = ["choose_block", "choose_chunk"]
+
+
+def choose_chunk(shape: Sequence[int]) -> Shape:
+    """Return the storage chunk (z, y, x) for an output of `shape`: at most 32 × 256 × 256 voxels."""
+    return tuple(min(extent, limit) for extent, limit in zip(shape, (32, 256, 256), strict=True))
+
+
+def choose_block(shape: Sequence[int], halo: Sequence[int], chunk: Sequence[int], read_voxels: int) -> Shape:
+    """Return the block, a multiple of `chunk`, with which the fewest voxels are read in all.
+
+    Parameters
+    ----------
+    shape
+        (z, y, x) of the volume.
+    halo
+        Context on either side, in voxels.
+    chunk
+        Storage chunk of the output.
+    read_voxels
+        The most that one block may read, context included; a single chunk is always allowed.
+    """
+    choices = [
+        [chunk[a] * n for n in range(1, -(-shape[a] // chunk[a]) + 1)] for a in range(len(shape))
+    ]
+    best, least = tuple(chunk), float("inf")
+    for block in itertools.product(*choices):
+        largest, total = 1, 1
+        for size, extent, margin in zip(block, shape, halo, strict=True):
+            largest *= min(size + 2 * margin, extent)
+            count = -(-extent // size)
+            total *= extent + 2 * margin * (count - 1)
+        if (largest <= read_voxels or block == tuple(chunk)) and total < least:
+            best, least = block, total
+    return tuple(min(size, extent) for size, extent in zip(best, shape, strict=True))

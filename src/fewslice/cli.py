@@ -1,0 +1,444 @@
+"""The verbs for the shell.
+
+Exit codes: 0 done, 1 error, 2 usage or bad input, 3 partly done and resumable, 130 interrupted. Results go to standard
+output, errors to standard error, one sentence each. Long commands draw a progress bar on a terminal and print one JSON
+object per event otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from fewslice.errors import FewsliceError, InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="fewslice",
+    help="Segment whole microscopy volumes from a few labelled slices.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Images = Annotated[list[str], typer.Argument(help="Image files, folders of planes, OME-Zarr, file.h5:dataset, or quoted globs.")]
+Axes = Annotated[Optional[str], typer.Option(help="Order of the axes in the file, such as zcyx; usually inferred.")]
+Channels = Annotated[Optional[str], typer.Option(help="Channels to use, 0-based, such as 0,2; all by default.")]
+Voxel = Annotated[Optional[str], typer.Option("--voxel-size-um", help="Voxel size z,y,x in µm; by default the file's.")]
+Kind = Annotated[Optional[str], typer.Option("--label-kind", help="classes or instances.")]
+Planes = Annotated[
+    Optional[list[str]],
+    typer.Option(help="Annotated planes, 0-based: 0,5,10 or 0:160:5 or y=3,9; repeatable; all by default."),
+]
+Background = Annotated[Optional[int], typer.Option(help="Value in the labels that means background.")]
+Unlabelled = Annotated[Optional[str], typer.Option(help="Value in the labels that means unlabelled, or 'highest'.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
+
+
+@app.command()
+def train(
+    images: Images,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")],
+    labels: Annotated[Optional[list[str]], typer.Option(help="Label files or quoted globs; repeatable.")] = None,
+    strategy: Annotated[str, typer.Option(help="Kind of strategy; with --help its settings.")] = "pseudo_labels",
+    axes: Axes = None,
+    channels: Channels = None,
+    voxel_size_um: Voxel = None,
+    label_kind: Kind = None,
+    planes: Planes = None,
+    background: Background = None,
+    unlabelled: Unlabelled = None,
+    validation: Annotated[str, typer.Option(help="auto holds annotation out where there is enough; none does not.")] = "auto",
+    steps: Annotated[Optional[int], typer.Option(help="Steps for each stage, instead of minutes.")] = None,
+    minutes: Annotated[Optional[float], typer.Option(help="Budget of the whole strategy; 30 by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="How many devices share the training.")] = 1,
+    set_: Annotated[Optional[list[str]], typer.Option("--set", help="A setting: key.path=value; repeatable.")] = None,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a model from images and sparse labels.
+
+    Example: fewslice train brain.tif --labels brain_labels.tif --planes 4,8,12 --strategy pseudo_labels -o RUN
+    """
+    from fewslice import workflow
+    from fewslice.experiment import Experiment, checked, settings_from_assignments
+
+    if steps is not None and minutes is not None:
+        raise InputError("--steps and --minutes exclude each other; give one of them")
+    content = {
+        "strategy": strategy,
+        "settings": settings_from_assignments(set_ or []),
+        "images": tuple(_absolute(i) for i in images),
+        "labels": tuple(_absolute(i) for i in labels or ()),
+        "axes": axes,
+        "channels": _integers(channels, "--channels"),
+        "voxel_size_um": _voxel(voxel_size_um),
+        "label_kind": label_kind,
+        "planes": tuple(planes or ()),
+        "background": background,
+        "unlabelled": _number_or_word(unlabelled),
+        "validation": validation,
+        "seed": seed,
+        "steps": steps,
+        "minutes": minutes,
+    }
+    experiment = checked(Experiment, content, where="the experiment")
+    with _progress(quiet) as listener:
+        folder = workflow.train(
+            experiment, output, device=device, devices=devices, overwrite=overwrite, listener=listener
+        )
+    _say_trained(folder)
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="An experiment file, such as RUN/experiment.yaml.")],
+    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="The run folder to make.")] = None,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="How many devices share the training.")] = 1,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Do everything an experiment file names.
+
+    Example: fewslice run RUN/experiment.yaml -o RUN2
+    """
+    from fewslice import workflow
+
+    with _progress(quiet) as listener:
+        folder = workflow.run(
+            experiment, output, device=device, devices=devices, overwrite=overwrite, listener=listener
+        )
+    _say_trained(folder)
+
+
+@app.command()
+def predict(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a model folder.")],
+    images: Images,
+    output: Annotated[Path, typer.Option("-o", "--output", help="OUT.ome.zarr, or a folder for several images.")],
+    axes: Axes = None,
+    channels: Channels = None,
+    voxel_size_um: Voxel = None,
+    threshold: Annotated[Optional[float], typer.Option(min=0, max=1, help="By default the one chosen in training.")] = None,
+    views: Annotated[Optional[int], typer.Option(help="In-plane views averaged: 1, 4 or 8.")] = None,
+    full_halo: Annotated[bool, typer.Option("--full-halo", help="Read the whole receptive field around blocks.")] = False,
+    block: Annotated[Optional[str], typer.Option(help="Voxels written per block, z,y,x.")] = None,
+    resample: Annotated[bool, typer.Option("--resample", help="Accept another voxel size than the model's.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Apply a trained model to whole volumes, block by block; resumable.
+
+    Example: fewslice predict RUN brain.tif -o OUT.ome.zarr
+    """
+    from fewslice import workflow
+
+    if views not in (None, 1, 4, 8):
+        raise InputError(f"--views {views} must be 1, 4 or 8")
+    blocks = _integers(block, "--block")
+    if blocks is not None and (len(blocks) != 3 or min(blocks) < 1):
+        raise InputError(f"--block {block} must be three positive numbers, z,y,x")
+    with _progress(quiet) as listener:
+        outputs = workflow.predict(
+            run_folder,
+            images,
+            output,
+            axes=axes,
+            channels=_integers(channels, "--channels"),
+            voxel_size_um=_voxel(voxel_size_um),
+            threshold=threshold,
+            views=views,
+            full_halo=full_halo,
+            block=None if blocks is None else (blocks[0], blocks[1], blocks[2]),
+            resample=resample,
+            device=device,
+            overwrite=overwrite,
+            listener=listener,
+        )
+    for path in outputs:
+        typer.echo(f"wrote {path}")
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="OUT.ome.zarr from predict, or any label image.")],
+    truth: Annotated[str, typer.Option(help="The labels to compare with.")],
+    axes: Axes = None,
+    planes: Planes = None,
+    background: Background = None,
+    unlabelled: Unlabelled = None,
+    label_kind: Kind = None,
+    tolerance_um: Annotated[Optional[float], typer.Option(help="Of the normalised surface Dice, in µm.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a prediction against truth, on annotated voxels only.
+
+    Example: fewslice evaluate OUT.ome.zarr --truth labels.tif --background 255 --json
+    """
+    from fewslice import workflow
+
+    scores = workflow.evaluate(
+        prediction,
+        truth,
+        axes=axes,
+        planes=planes or (),
+        background=background,
+        unlabelled=_number_or_word(unlabelled),
+        label_kind=label_kind,
+        tolerance_um=tolerance_um,
+    )
+    typer.echo(json.dumps(scores, indent=2) if as_json else _score_table(scores))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run folder, or several to compare.")],
+    predictions: Annotated[
+        Optional[list[Path]], typer.Option("--prediction", help="Further OUT.ome.zarr to show; repeatable.")
+    ] = None,
+    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="By default RUN/report.html.")] = None,
+) -> None:
+    """Write one self-contained HTML page: what was trained, how good it is, planes and surfaces.
+
+    Example: fewslice report RUN
+    """
+    from fewslice import workflow
+
+    typer.echo(f"wrote {workflow.report(runs, predictions=predictions or (), output=output)}")
+
+
+@app.command()
+def info(path: Annotated[str, typer.Argument(help="A volume.")], as_json: Json = False) -> None:
+    """Show shape, axes, type, voxel size, chunks and labels of a volume, without reading it.
+
+    Example: fewslice info OUT.ome.zarr
+    """
+    from fewslice import workflow
+
+    facts = workflow.info(path)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, default=str))
+        return
+    for name, value in facts.items():
+        if value is not None:
+            typer.echo(f"{name.replace('_', ' '):<16} {_readable(value)}")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A volume.")],
+    target: Annotated[str, typer.Argument(help="Where to; the name says the format: .ome.zarr, .tif, .h5:dataset.")],
+    axes: Axes = None,
+    channels: Channels = None,
+    voxel_size_um: Voxel = None,
+    ome_version: Annotated[str, typer.Option(help="Of OME-Zarr: 0.5 or 0.4.")] = "0.5",
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert a volume to another format, keeping its voxel size and channels.
+
+    Example: fewslice convert brain.tif brain.ome.zarr
+    """
+    from fewslice import workflow
+
+    written = workflow.convert(
+        source,
+        target,
+        axes=axes,
+        channels=_integers(channels, "--channels"),
+        voxel_size_um=_voxel(voxel_size_um),
+        ome_version=ome_version,
+        overwrite=overwrite,
+    )
+    typer.echo(f"wrote {written}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to put everything.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(help="Training time for the three strategies together.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Of the simulated volume and the training.")] = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Simulate a volume, train three strategies on 4 planes of it, predict, evaluate, count, report.
+
+    Example: fewslice demo
+    """
+    from fewslice.demo import demo as run_demo
+
+    with _progress(quiet) as listener:
+        result = run_demo(output, minutes=minutes, seed=seed, overwrite=overwrite, listener=listener)
+    for line in result.summary:
+        typer.echo(line)
+    typer.echo(f"open {result.report} in a browser")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check device, memory, threads, disk and versions.
+
+    Example: fewslice doctor
+    """
+    from fewslice.doctor import examine
+
+    findings = examine(Path())
+    if as_json:
+        typer.echo(json.dumps([vars(f) for f in findings], indent=2))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok  ' if finding.ok else 'CARE'} {finding.name:<12} {finding.found}")
+            if finding.advice:
+                typer.echo(f"{'':<17} {finding.advice}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    argv = sys.argv[1:] if arguments is None else arguments
+    try:
+        if _show_settings(argv):
+            sys.exit(0)
+        code = typer.main.get_command(app)(argv, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except FewsliceError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command resumes")
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(_unexpected(error))
+
+
+def _unexpected(error: Exception) -> int:
+    """Report usage errors, full disks and lacking memory in one sentence; let real bugs through."""
+    import errno
+
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        _complain(error.format_message())
+        return int(error.exit_code)
+    if type(error).__name__ == "Abort":
+        _complain("interrupted; the same command resumes")
+        return 130
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        _complain(f"{error.strerror}: {error.filename or 'the output'}; free some space or choose another place")
+        return 1
+    if isinstance(error, MemoryError):
+        _complain("not enough memory; predict with a smaller --block, or train with a smaller patch by --set patch=[z,y,x]")
+        return 1
+    raise error
+
+
+def _complain(sentence: str) -> None:
+    typer.echo("error: " + " ".join(sentence.split()), err=True)
+
+
+def _show_settings(argv: list[str]) -> bool:
+    """Print the settings of one strategy for ``train --strategy KIND --help``."""
+    if not argv or argv[0] != "train" or "--help" not in argv:
+        return False
+    kind = None
+    for index, text in enumerate(argv):
+        if text == "--strategy" and index + 1 < len(argv):
+            kind = argv[index + 1]
+        elif text.startswith("--strategy="):
+            kind = text.partition("=")[2]
+    if kind is None:
+        return False
+    from fewslice.settings_help import settings_text
+
+    typer.echo(settings_text(kind))
+    return True
+
+
+def _progress(quiet: bool) -> Any:
+    from fewslice.progress import listening
+
+    return listening(quiet=quiet)
+
+
+def _say_trained(folder: Path) -> None:
+    from fewslice.training.run_folder import read_lines
+
+    last: dict[str, Any] = {}
+    for event in read_lines(folder / "log.jsonl"):
+        if event.get("event") == "validation":
+            last[event["stage"]] = event
+    for stage, event in last.items():
+        typer.echo(
+            f"{stage}: Dice {event['dice']:.3f} on held-out annotation, "
+            f"{event['dice_at_threshold']:.3f} at threshold {event['threshold']:.2f}"
+        )
+    typer.echo(f"trained {folder}; next: fewslice predict {folder} IMAGE -o OUT.ome.zarr")
+
+
+def _score_table(scores: dict[str, Any]) -> str:
+    def row(name: str, values: dict[str, Any]) -> str:
+        cells = [values.get(k) for k in ("dice", "iou", "precision", "recall")]
+        return f"{name:<12}" + "".join(f"{'–' if v is None else format(v, '.4f'):>11}" for v in cells)
+
+    lines = [f"{'':<12}{'Dice':>11}{'IoU':>11}{'precision':>11}{'recall':>11}", row("foreground", scores)]
+    lines += [row(f"class {name}", values) for name, values in scores.get("classes", {}).items()]
+    if scores.get("at_half"):
+        lines.append(row("at 0.5", scores["at_half"]))
+    (tn, fp), (fn, tp) = scores["confusion"]
+    lines.append(f"confusion   TN {tn}  FP {fp}  FN {fn}  TP {tp}")
+    return "\n".join(lines)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value, default=str)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_readable(v) for v in value) or "none"
+    return str(value)
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text!r} must be whole numbers separated by commas, such as 0,2") from None
+
+
+def _voxel(text: str | None) -> tuple[float, float, float] | None:
+    import math
+
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3 or not all(math.isfinite(v) and v > 0 for v in values):
+        raise InputError(f"--voxel-size-um {text!r} must be three positive numbers z,y,x in µm, such as 2,0.88,0.88")
+    return (values[0], values[1], values[2])
+
+
+def _number_or_word(text: str | None) -> int | str | None:
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+

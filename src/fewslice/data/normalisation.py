@@ -1,0 +1,104 @@
+"""Per-channel intensity normalisation: fitted once on the training images, stored with the model, applied everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewslice.errors import InputError
+from fewslice.geometry import Box
+from fewslice.volume import Volume
+
+__all__ = ["Method", "Normalisation", "fit_normalisation"]
+
+Method = Literal["robust", "unit"]
+
+_PLANES = 16
+_VALUES = 2**20
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """An affine map per channel: ``(value - offset) / scale``.
+
+    Attributes
+    ----------
+    method
+        ``robust``: the median becomes 0 and the spread between the 0.5th and the 99.5th percentile becomes 4, so that
+        typical values lie within ±2. ``unit``: those percentiles become 0 and 1, and values are clipped to [0, 1].
+    offset, scale
+        One number per channel, in the units of the image.
+    """
+
+    method: Method
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def apply(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Return `image` (c, z, y, x; any numeric type) normalised, as float32."""
+        shape = (-1,) + (1,) * (image.ndim - 1)
+        scale = (1.0 / np.asarray(self.scale, dtype=np.float32)).reshape(shape)
+        offset = np.asarray(self.offset, dtype=np.float32).reshape(shape)
+        out = image.astype(np.float32)
+        out -= offset
+        out *= scale
+        if self.method == "unit":
+            np.clip(out, 0.0, 1.0, out=out)
+        return out
+
+
+def fit_normalisation(images: Sequence[Volume], method: Method = "robust") -> Normalisation:
+    """Fit the map on up to 16 evenly spaced planes of every image.
+
+    Parameters
+    ----------
+    images
+        Training images; all must have the same number of channels. Only the sampled planes are read.
+    method
+        See :class:`Normalisation`.
+
+    Raises
+    ------
+    InputError
+        If the numbers of channels differ, or a sampled value is not finite.
+    """
+    channels = images[0].channels
+    for image in images:
+        if image.channels != channels:
+            raise InputError(
+                f"{image.source} has {image.channels} channels, but {images[0].source} has {channels}; "
+                "train on images of the same channels or choose some with --channels"
+            )
+    samples = [_sample(image) for image in images]
+    offsets, scales = [], []
+    for channel in range(channels):
+        values = np.concatenate([sample[channel] for sample in samples])
+        low, median, high = (float(v) for v in np.percentile(values, (0.5, 50.0, 99.5)))
+        spread = high - low
+        if spread <= 0:
+            low, high = float(values.min()), float(values.max())
+            spread = high - low or 1.0
+        offsets.append(round(median if method == "robust" else low, 6))
+        scales.append(round(spread / 4.0 if method == "robust" else spread, 9))
+    return Normalisation(method, tuple(offsets), tuple(scales))
+
+
+def _sample(image: Volume) -> list[NDArray[np.float64]]:
+    depth, height, width = image.shape
+    planes = np.unique(np.linspace(0, depth - 1, min(_PLANES, depth)).astype(int))
+    values: list[list[NDArray[np.float64]]] = [[] for _ in range(image.channels)]
+    stride = max(1, int(np.sqrt(height * width * len(planes) / _VALUES)))
+    for z in planes:
+        plane = image.read(Box((int(z), 0, 0), (int(z) + 1, height, width)))
+        if not np.isfinite(plane).all():
+            raise InputError(
+                f"{image.source} has NaN or infinite values in plane z={z}, where training samples; "
+                "replace them in the image or crop it before training"
+            )
+        for channel in range(image.channels):
+            values[channel].append(plane[channel, 0, ::stride, ::stride].astype(np.float64).ravel())
+    return [np.concatenate(v) for v in values]

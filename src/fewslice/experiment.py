@@ -1,0 +1,187 @@
+"""An experiment: everything that decides what training makes, as one file that a person can read and run again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fewslice import registry
+from fewslice.errors import InputError
+from fewslice.files import write_atomic
+
+__all__ = ["VERSION", "Experiment", "read_experiment", "settings_from_assignments", "strategy_config"]
+
+VERSION = 1
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Experiment(BaseModel):
+    """What to train on what.
+
+    Attributes
+    ----------
+    version
+        Of this file's layout.
+    strategy
+        Its kind.
+    settings
+        Settings of that strategy; what is not named has its default.
+    images, labels
+        Paths or quoted globs; labels pair with images by file stem or by order.
+    axes
+        Order of the axes in the image files, such as ``zcyx``; None when the files or the shapes tell.
+    channels
+        Channels to use, 0-based; None for all.
+    voxel_size_um
+        (z, y, x) in µm; None for what the files say.
+    label_kind
+        ``classes`` or ``instances``; None when the values tell.
+    planes
+        Annotated planes, such as ``0:160:5`` or ``y=3,9``; empty for all.
+    background, unlabelled
+        Values in the label files with that meaning.
+    validation
+        ``auto``: hold some annotation out where there is enough; ``none``: train on all of it.
+    seed
+        Of everything drawn.
+    steps
+        Steps by stage, or one number for each stage; None when minutes are given.
+    minutes
+        Budget of the whole strategy, turned into steps before training.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int = VERSION
+    strategy: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    images: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    axes: str | None = None
+    channels: tuple[int, ...] | None = None
+    voxel_size_um: tuple[float, float, float] | None = None
+    label_kind: Literal["classes", "instances"] | None = None
+    planes: tuple[str, ...] = ()
+    background: int | None = None
+    unlabelled: int | str | None = None
+    validation: Literal["auto", "none"] = "auto"
+    seed: int = Field(0, ge=0)
+    steps: dict[str, int] | int | None = None
+    minutes: float | None = Field(None, gt=0)
+
+    @field_validator("version")
+    @classmethod
+    def _known_version(cls, value: int) -> int:
+        if value > VERSION:
+            raise ValueError(f"this file has version {value}, this fewslice reads up to {VERSION}; update fewslice")
+        return value
+
+    @field_validator("steps")
+    @classmethod
+    def _positive_steps(cls, value: dict[str, int] | int | None) -> dict[str, int] | int | None:
+        counts = value.values() if isinstance(value, dict) else [] if value is None else [value]
+        if any(count < 1 for count in counts):
+            raise ValueError("steps must be at least 1")
+        return value
+
+    def identity(self) -> str:
+        """Return a hash of the experiment, the same for the same request."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write the experiment as YAML."""
+        write_atomic(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not YAML, or has unknown or wrong keys; the first one is named.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; give an experiment file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a YAML file; write one as `fewslice train` leaves it in its run") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold keys such as strategy and images, found {type(content).__name__}")
+    return checked(Experiment, content, where=str(path))
+
+
+def checked(model: type[M], content: dict[str, Any], *, where: str) -> M:
+    """Validate `content` against a pydantic model; the first problem becomes one sentence that names the key."""
+    try:
+        return model(**content)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_problem(error, model)}") from error
+
+
+def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "value"
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(model, first["loc"])
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(first["loc"][-1]), known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(sorted(known))}"
+        return f"unknown key {key}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[:1].lower()}{message[1:]} (got {first['input']!r})"
+
+
+def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    current: Any = model
+    for part in location[:-1]:
+        field = getattr(current, "model_fields", {}).get(str(part))
+        current = field.annotation if field is not None else None
+    return list(getattr(current, "model_fields", {}))
+
+
+def strategy_config(experiment: Experiment) -> BaseModel:
+    """Return the checked settings of the experiment's strategy.
+
+    Raises
+    ------
+    InputError
+        For an unknown strategy, an unknown key or a value out of range.
+    """
+    module = registry.load("strategies", experiment.strategy)
+    config: BaseModel = checked(module.Config, experiment.settings, where=f"settings of {experiment.strategy}")
+    return config
+
+
+def settings_from_assignments(assignments: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """Turn ``key.path=value`` texts into nested settings; values are read as YAML.
+
+    Examples
+    --------
+    >>> settings_from_assignments(["teacher.network.kind=cnn_2d", "alpha=[0.1, 0.5]"])
+    {'teacher': {'network': {'kind': 'cnn_2d'}}, 'alpha': [0.1, 0.5]}
+    """
+    out: dict[str, Any] = {}
+    for text in assignments:
+        path, sign, value = text.partition("=")
+        if not sign or not path.strip():
+            raise InputError(f"--set {text!r} must read key.path=value, for example --set network.features=24")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {text!r}: {value!r} is not a value; write numbers, words or [lists]") from error
+        node = out
+        *parents, last = path.strip().split(".")
+        for part in parents:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise InputError(f"--set {text!r}: {part} was given a plain value before; set one or the other")
+        node[last] = parsed
+    return out

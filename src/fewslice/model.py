@@ -1,0 +1,395 @@
+"""A trained model: networks chained, with everything prediction needs, and nothing that runs code when loaded.
+
+On disk a model is a folder with ``model.safetensors`` (weights) and ``model.json`` (the rest). Loading checks the format
+version, refuses unknown keys and verifies the weights against the hash in the JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from fewslice import registry
+from fewslice.data.normalisation import Normalisation
+from fewslice.errors import InputError
+from fewslice.files import write_atomic, write_json
+
+__all__ = ["FORMAT_VERSION", "Model", "NetworkStep", "Output", "build_network", "in_plane_views"]
+
+FORMAT_VERSION = 1
+
+Triple = tuple[int, int, int]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Output(_Frozen):
+    """One channel that the model writes."""
+
+    name: str
+    kind: Literal["probability", "boundary", "distance", "contour"] = "probability"
+    range: tuple[float, float] = (0.0, 1.0)
+    dtype: str = "uint8"
+
+
+class NetworkStep(_Frozen):
+    """One network of the chain.
+
+    Attributes
+    ----------
+    network
+        Its settings, with its ``kind``.
+    in_channels, out_channels
+        Image channels in, classes (background included) out.
+    plane_axis
+        For 2D networks, the axis (0, 1, 2 = z, y, x) along which planes are stacked.
+    views
+        In-plane views averaged at prediction: 1, 4 (flips) or 8 (flips and right-angle rotations).
+    """
+
+    network: dict[str, Any]
+    in_channels: int
+    out_channels: int
+    plane_axis: int = 0
+    views: Literal[1, 4, 8] = 1
+
+
+class _Stored(_Frozen):
+    """The content of ``model.json``."""
+
+    format_version: int
+    steps: tuple[NetworkStep, ...]
+    outputs: tuple[Output, ...]
+    normalisation: dict[str, Any]
+    class_values: tuple[int, ...]
+    threshold: float
+    voxel_size_um: tuple[float, float, float] | None
+    patch: Triple
+    halo: Triple
+    provenance: dict[str, Any]
+    weights_sha256: str
+
+
+def build_network(settings: dict[str, Any], in_channels: int, out_channels: int) -> nn.Module:
+    """Build a network from its settings.
+
+    Parameters
+    ----------
+    settings
+        ``{"kind": …}`` and that kind's configuration.
+    in_channels, out_channels
+        Image channels in, classes (background included) out.
+    """
+    module = registry.load("networks", settings["kind"])
+    config = module.Config(**{k: v for k, v in settings.items() if k != "kind"})
+    network: nn.Module = module.build(config, in_channels, out_channels)
+    return network
+
+
+class Model:
+    """An ordered chain of networks that turns an image into named outputs.
+
+    Attributes
+    ----------
+    steps, networks
+        The chain and its networks, in order.
+    normalisation
+        Applied to the image before the first step.
+    outputs
+        What is written: one probability per foreground class.
+    class_values
+        The value that class k had in the user's label files, at index k − 1.
+    threshold
+        Foreground where the summed foreground probability reaches it.
+    voxel_size_um
+        (z, y, x) of the training images, or None.
+    patch
+        (z, y, x) that training used, in voxels.
+    halo
+        (z, y, x) context that block prediction reads by default, in voxels.
+    provenance
+        Strategy, training data, licence, seed.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[NetworkStep],
+        networks: Sequence[nn.Module],
+        *,
+        normalisation: Normalisation,
+        class_values: Sequence[int],
+        threshold: float = 0.5,
+        voxel_size_um: tuple[float, float, float] | None = None,
+        patch: Triple = (1, 256, 256),
+        halo: Triple | None = None,
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        self.steps = tuple(steps)
+        self.networks = tuple(network.eval() for network in networks)
+        self.normalisation = normalisation
+        self.class_values = tuple(int(v) for v in class_values)
+        names = ["foreground"] if len(self.class_values) == 1 else [f"class_{v}" for v in self.class_values]
+        self.outputs = tuple(Output(name=name) for name in names)
+        self.threshold = float(threshold)
+        self.voxel_size_um = voxel_size_um
+        self.patch = patch
+        self.halo: Triple = halo if halo is not None else self.receptive_halo
+        self.provenance = provenance or {}
+
+    @property
+    def in_channels(self) -> int:
+        """Number of image channels the model expects."""
+        return self.steps[0].in_channels
+
+    @property
+    def receptive_halo(self) -> Triple:
+        """The full receptive-field radius of the chain, (z, y, x) in voxels."""
+        total = np.zeros(3, dtype=int)
+        for step, network in zip(self.steps, self.networks, strict=True):
+            total += np.asarray(_axes_of(network, step, "halo"))
+        return (int(total[0]), int(total[1]), int(total[2]))
+
+    @property
+    def divisor(self) -> Triple:
+        """Blocks are aligned to multiples of this, (z, y, x) in voxels."""
+        total = np.ones(3, dtype=int)
+        for step, network in zip(self.steps, self.networks, strict=True):
+            total = np.lcm(total, np.asarray(_axes_of(network, step, "divisor")))
+        return (int(total[0]), int(total[1]), int(total[2]))
+
+    def to(self, device: torch.device | str) -> Model:
+        """Move the networks to `device`, in the memory layout that is fastest there, and return the model."""
+        for network in self.networks:
+            layout = torch.channels_last if network.dims == 2 else torch.channels_last_3d
+            network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        return self
+
+    @torch.inference_mode()
+    def probabilities(self, image: NDArray[np.generic], *, bfloat16: bool | None = None) -> NDArray[np.float32]:
+        """Predict one block.
+
+        Parameters
+        ----------
+        image
+            (c, z, y, x) raw intensities, context included; any numeric type.
+        bfloat16
+            Compute in bfloat16; by default where the device is fast at it.
+
+        Returns
+        -------
+        ndarray
+            (outputs, z, y, x) float32 in 0–1, of the same extent; voxels within the halo of a border that is not
+            the volume's own are only approximate.
+
+        Raises
+        ------
+        InputError
+            If the number of channels is not the model's.
+        """
+        if image.shape[0] != self.in_channels:
+            raise InputError(
+                f"the image has {image.shape[0]} channels, but the model was trained on {self.in_channels}; "
+                "choose channels with --channels or name the axes with --axes"
+            )
+        device = next(self.networks[0].parameters()).device
+        use_bfloat16 = prefers_bfloat16(device) if bfloat16 is None else bfloat16
+        x = torch.from_numpy(self.normalisation.apply(image))[None].to(device)
+        extent = x.shape[2:]
+        x = _pad_to(x, self.divisor)
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
+            for step, network in zip(self.steps, self.networks, strict=True):
+                x = _run_step(step, network, x)
+        x = x[0, :, : extent[0], : extent[1], : extent[2]]
+        return np.ascontiguousarray(x.float().cpu().numpy())
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors`` and ``model.json`` into `folder`, weights first, each atomically."""
+        from safetensors.torch import save
+
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            f"{index}.{name}": value.detach().cpu().contiguous().clone()
+            for index, network in enumerate(self.networks)
+            for name, value in network.state_dict().items()
+        }
+        data = save(dict(sorted(tensors.items())))
+        write_atomic(folder / "model.safetensors", data)
+        stored = _Stored(
+            format_version=FORMAT_VERSION,
+            steps=self.steps,
+            outputs=self.outputs,
+            normalisation={
+                "method": self.normalisation.method,
+                "offset": list(self.normalisation.offset),
+                "scale": list(self.normalisation.scale),
+            },
+            class_values=self.class_values,
+            threshold=self.threshold,
+            voxel_size_um=self.voxel_size_um,
+            patch=self.patch,
+            halo=self.halo,
+            provenance=self.provenance,
+            weights_sha256=hashlib.sha256(data).hexdigest(),
+        )
+        write_json(folder / "model.json", stored.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> Model:
+        """Read a model written by :meth:`save`. Runs no code from the file.
+
+        Raises
+        ------
+        InputError
+            If a file is missing or damaged, has unknown keys, or was written by a newer version.
+        """
+        from safetensors.torch import load
+
+        stored = _read_description(folder / "model.json")
+        weights = folder / "model.safetensors"
+        if not weights.is_file():
+            raise InputError(f"{weights} is missing beside model.json; train again or copy the whole model folder")
+        data = weights.read_bytes()
+        if hashlib.sha256(data).hexdigest() != stored.weights_sha256:
+            raise InputError(
+                f"{weights} is damaged: its content does not match the hash in model.json; copy it again or retrain"
+            )
+        tensors = load(data)
+        networks = []
+        for index, step in enumerate(stored.steps):
+            network = build_network(step.network, step.in_channels, step.out_channels)
+            prefix = f"{index}."
+            own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+            try:
+                network.load_state_dict(own)
+            except RuntimeError as error:
+                raise InputError(
+                    f"{weights} does not fit the network described in model.json; copy the whole model folder again"
+                ) from error
+            networks.append(network)
+        n = stored.normalisation
+        return cls(
+            stored.steps,
+            networks,
+            normalisation=Normalisation(n["method"], tuple(n["offset"]), tuple(n["scale"])),
+            class_values=stored.class_values,
+            threshold=stored.threshold,
+            voxel_size_um=stored.voxel_size_um,
+            patch=stored.patch,
+            halo=stored.halo,
+            provenance=stored.provenance,
+        )
+
+
+def model_hash(folder: Path) -> str:
+    """Return the identity of a saved model: a hash of its description, which holds the hash of its weights."""
+    try:
+        return hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{folder} holds no model.json; train first, or give the run folder that train made") from error
+
+
+def prefers_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes faster in bfloat16 than in float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def in_plane_views(x: torch.Tensor, views: int) -> list[tuple[torch.Tensor, tuple[bool, bool, bool]]]:
+    """Return `views` flips and rotations of the last two axes, each with the operations that made it.
+
+    The operations are (transpose, flip y, flip x), applied in this order; :func:`undo_view` reverts them.
+    """
+    out = []
+    for transpose in (False, True) if views == 8 else (False,):
+        for flip_y in (False, True) if views > 1 else (False,):
+            for flip_x in (False, True) if views > 1 else (False,):
+                view = x.transpose(-1, -2) if transpose else x
+                dims = [d for d, flip in ((-2, flip_y), (-1, flip_x)) if flip]
+                out.append((view.flip(dims) if dims else view, (transpose, flip_y, flip_x)))
+    return out
+
+
+def undo_view(x: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
+    """Bring a view back to the orientation of the original."""
+    transpose, flip_y, flip_x = view
+    dims = [d for d, flip in ((-2, flip_y), (-1, flip_x)) if flip]
+    x = x.flip(dims) if dims else x
+    return x.transpose(-1, -2) if transpose else x
+
+
+def _read_description(path: Path) -> _Stored:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; train first, or give the run folder that train made")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = int(content["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a model description; copy the whole model folder again or retrain") from error
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, this fewslice reads up to {FORMAT_VERSION}; update fewslice"
+        )
+    try:
+        return _Stored(**content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {key}: {first['msg']}; copy the whole model folder again or retrain") from error
+
+
+def _axes_of(network: nn.Module, step: NetworkStep, name: str) -> Triple:
+    """Read `halo` or `divisor` of a network in the axes of the volume; 2D networks give theirs as (0 or 1, y, x)."""
+    value = tuple(int(v) for v in getattr(network, name))
+    if network.dims == 2:
+        rest = list(value[1:])
+        rest.insert(step.plane_axis, value[0])
+        return (rest[0], rest[1], rest[2])
+    return (value[0], value[1], value[2])
+
+
+def _pad_to(x: torch.Tensor, divisor: Triple) -> torch.Tensor:
+    """Extend (b, c, z, y, x) at the far ends to multiples of `divisor` by repeating the last plane."""
+    missing = [-extent % d for extent, d in zip(x.shape[2:], divisor, strict=True)]
+    if not any(missing):
+        return x
+    return nn.functional.pad(x, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
+
+
+def _run_step(step: NetworkStep, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Run one network over (1, c, z, y, x) and return foreground probabilities (1, k, z, y, x)."""
+    if network.dims == 3:
+        return _mean_of_views(network, x.contiguous(memory_format=torch.channels_last_3d), step.views)
+    planes = x.movedim(2 + step.plane_axis, 1)[0]  # (planes, c, h, w)
+    group = max(1, 2**20 // (planes.shape[-1] * planes.shape[-2]))
+    done = [
+        _mean_of_views(network, part.contiguous(memory_format=torch.channels_last), step.views)
+        for part in planes.split(group)
+    ]
+    return torch.cat(done)[None].movedim(1, 2 + step.plane_axis)
+
+
+def _mean_of_views(network: nn.Module, x: torch.Tensor, views: int) -> torch.Tensor:
+    # in_plane_views may transpose a plane: both extents are padded to the divisor of their own axis, so a network
+    # with different divisors in y and x is only shown the four flips.
+    divisor = network.divisor
+    views = 4 if views == 8 and divisor[-1] != divisor[-2] else views
+    total: torch.Tensor | None = None
+    for view, made_by in in_plane_views(x, views):
+        p = undo_view(network(view).float().softmax(1)[:, 1:], made_by)
+        total = p if total is None else total + p
+    assert total is not None
+    return total / len(in_plane_views(x[..., :1, :1], views))

@@ -1,0 +1,8 @@
+"""Applying a model: the whole volume in memory (the reference) and block by block (the product)."""
+
+from __future__ import annotations
+
+from fewslice.prediction.blockwise import Prediction, predict_volume
+from fewslice.prediction.whole import predict_whole, segment_probabilities
+
+__all__ = ["Prediction", "predict_volume", "predict_whole", "segment_probabilities"]

@@ -1,0 +1,10 @@
+"""Strategies: one file per recipe, found by its name.
+
+A strategy module has
+
+* ``Config`` – a frozen pydantic model of its settings;
+* ``resolve(config, task) -> Config`` – what follows from the data filled in;
+* ``stages(config, task) -> {name: (share, make)}`` – its stages, the share of the budget that each gets, and a function
+  that makes a stage of the same cost, with which a step is timed;
+* ``train(config, task) -> Model`` – the recipe: `task.fit` once per stage, prediction between stages.
+"""

@@ -1,0 +1,41 @@
+"""Minutes into steps, once, by a short measured probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fewslice.training.fit import Hardware, measure_seconds_per_step
+from fewslice.training.stage import Stage
+
+__all__ = ["steps_for_minutes"]
+
+_LEAST_STEPS = 10
+
+
+def steps_for_minutes(
+    stages: Mapping[str, tuple[float, Callable[[], Stage]]], minutes: float, hardware: Hardware
+) -> dict[str, int]:
+    """Time a few steps of every stage and share the minutes out.
+
+    Parameters
+    ----------
+    stages
+        Name → (share of the budget, function that makes a stage of the same cost). Shares may sum to less than 1: the
+        rest is for what happens between stages.
+    minutes
+        For all stages together, prediction between them included.
+    hardware
+        Device, precision, threads.
+
+    Returns
+    -------
+    dict
+        Steps by stage, at least 10 each.
+    """
+    measured: dict[Callable[[], Stage], float] = {}
+    steps = {}
+    for name, (share, make) in stages.items():
+        if make not in measured:
+            measured[make] = measure_seconds_per_step(make(), hardware)
+        steps[name] = max(_LEAST_STEPS, int(minutes * 60.0 * share / measured[make]))
+    return steps

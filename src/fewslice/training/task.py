@@ -1,0 +1,125 @@
+"""What a strategy is handed: the data, what may be learned from it, and the way to train a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewslice.data.normalisation import Method, Normalisation, fit_normalisation
+from fewslice.data.patches import TrainingVolume
+from fewslice.data.samples import Sample
+from fewslice.errors import InputError
+from fewslice.training.fit import Fitted, Hardware, Monitor, fit
+from fewslice.training.run_folder import RunFolder
+from fewslice.training.stage import Stage
+
+__all__ = ["Task"]
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything around a strategy's recipe.
+
+    Attributes
+    ----------
+    samples
+        Images with or without annotation.
+    train_masks, validation_masks
+        Per sample, the annotated voxels (z, y, x; bool) that training may use, and those held out; None for
+        unlabelled samples.
+    class_values
+        Value of class k in the user's label files, at index k − 1.
+    run
+        The run folder.
+    seed
+        Seeds the patches, the initial weights and the dropout.
+    steps
+        Steps by stage.
+    hardware
+        Device, precision, threads.
+    monitor, monitor_every
+        See :func:`fewslice.training.fit.fit`.
+    """
+
+    samples: Sequence[Sample]
+    train_masks: Sequence[Mask | None]
+    validation_masks: Sequence[Mask | None]
+    class_values: tuple[int, ...]
+    run: RunFolder
+    seed: int = 0
+    steps: Mapping[str, int] = field(default_factory=dict)
+    hardware: Hardware = field(default_factory=Hardware)
+    monitor: Monitor | None = None
+    monitor_every: int = 0
+
+    @property
+    def classes(self) -> int:
+        """Number of foreground classes."""
+        return len(self.class_values)
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        return self.samples[0].image.channels
+
+    @property
+    def voxel_size_um(self) -> tuple[float, float, float] | None:
+        """(z, y, x) of the training images; the first sample speaks for all."""
+        return self.samples[0].image.voxel_size_um
+
+    @property
+    def smallest_shape(self) -> tuple[int, int, int]:
+        """The smallest extent along each axis over all samples, in voxels."""
+        shapes = np.array([sample.image.shape for sample in self.samples])
+        z, y, x = (int(v) for v in shapes.min(axis=0))
+        return (z, y, x)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether anything was held out."""
+        return any(mask is not None and mask.any() for mask in self.validation_masks)
+
+    def normalisation(self, method: Method) -> Normalisation:
+        """Fit the intensity normalisation on all samples, unlabelled ones included."""
+        return fit_normalisation([sample.image for sample in self.samples], method)
+
+    def annotated_volumes(self) -> list[TrainingVolume]:
+        """Return the annotated samples with what training may use of them, nothing else known."""
+        return [
+            TrainingVolume(sample.image, sample.annotation.classes, mask).cached()
+            for sample, mask in zip(self.samples, self.train_masks, strict=True)
+            if sample.annotation is not None and mask is not None
+        ]
+
+    def plane_axis(self) -> int:
+        """Return the axis along which planes were annotated: the one on which fewest planes hold all annotation."""
+        shares = np.zeros(3)
+        for mask in self.train_masks:
+            if mask is None:
+                continue
+            for axis in range(3):
+                others = tuple(a for a in range(3) if a != axis)
+                shares[axis] += mask.any(axis=others).mean()
+        return int(np.argmin(shares))
+
+    def fit(self, stage: Stage) -> Fitted:
+        """Train a stage for the steps that the budget gives it, or return its stored result."""
+        if stage.name not in self.steps:
+            raise InputError(
+                f"no number of steps is given for stage {stage.name}; "
+                f"the budget names {sorted(self.steps)}, so set --steps or --minutes"
+            )
+        return fit(
+            stage,
+            self.run,
+            steps=self.steps[stage.name],
+            seed=self.seed,
+            hardware=self.hardware,
+            monitor=self.monitor,
+            monitor_every=self.monitor_every,
+        )

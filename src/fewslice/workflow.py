@@ -1,0 +1,562 @@
+"""The verbs: train, predict, evaluate, report and the rest, for programs; the shell and the screen call these.
+
+Every verb checks its input before anything is written, and raises :class:`fewslice.errors.FewsliceError` with one
+sentence when something is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewslice import io, registry
+from fewslice.errors import InputError, PartialError
+from fewslice.experiment import Experiment, read_experiment, strategy_config
+from fewslice.files import append_line, disk_error, write_json
+
+if TYPE_CHECKING:
+    from fewslice.data.samples import Sample
+    from fewslice.data.splits import Split
+    from fewslice.model import Model
+    from fewslice.training.fit import Hardware, Monitor
+
+__all__ = ["convert", "evaluate", "info", "predict", "report", "run", "train", "train_samples"]
+
+Listener = Callable[[dict[str, Any]], None]
+
+_DEFAULT_MINUTES = 30.0
+_VOXEL_TOLERANCE = 0.1
+
+
+def train(
+    experiment: Experiment,
+    output: str | Path,
+    *,
+    device: str = "auto",
+    devices: int = 1,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Path:
+    """Train what an experiment describes into a run folder, resuming what an earlier call left.
+
+    Parameters
+    ----------
+    experiment
+        What to train on what.
+    output
+        The run folder.
+    device, devices
+        ``auto``, ``cpu``, ``cuda`` or ``mps``, and how many of them.
+    overwrite
+        Replace a run of another experiment.
+    listener
+        Called with every event of the log.
+
+    Returns
+    -------
+    Path
+        The run folder; a finished run of the same experiment is returned at once.
+
+    Raises
+    ------
+    InputError
+        If the input cannot be used, or `output` holds something else.
+    """
+    from fewslice.data.samples import open_samples
+    from fewslice.training.fit import Hardware
+    from fewslice.training.run_folder import RunFolder
+
+    folder = Path(output)
+    strategy_config(experiment)
+    samples = open_samples(
+        experiment.images,
+        experiment.labels,
+        axes=experiment.axes,
+        channels=experiment.channels,
+        voxel_size_um=experiment.voxel_size_um,
+        label_kind=experiment.label_kind,
+        planes=experiment.planes,
+        background=experiment.background,
+        unlabelled=experiment.unlabelled,
+    )
+    inputs = {sample.image.source: sample.image.content_hash() for sample in samples}
+    inputs |= {f"labels of {sample.name}": _annotation_hash(sample) for sample in samples if sample.annotation}
+    request = hashlib.sha256(json.dumps([experiment.identity(), inputs], sort_keys=True).encode()).hexdigest()
+    found = _claim(folder, request, overwrite=overwrite)
+    run_folder = RunFolder(folder, listener)
+    if found == "finished":
+        run_folder.record({"event": "finished", "note": "this run is finished; nothing to do"})
+        return folder
+    hardware = Hardware(device=device, devices=devices, loaders=2 if _cores() > 4 else 1)
+    for sample in samples:
+        if sample.image.axes_note and listener is not None:
+            listener({"event": "note", "note": sample.image.axes_note})
+    prepared = _prepare(experiment, samples, run_folder, hardware, stored=found == "begun")
+    if found == "new":
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, folder) from error
+        write_json(run_folder.provenance, _provenance(request, inputs, samples, prepared.split, hardware))
+        prepared.experiment.write(run_folder.experiment)
+    _train(prepared).save(run_folder.model)
+    run_folder.record({"event": "finished", "note": f"the model is in {run_folder.model}"})
+    return folder
+
+
+def run(experiment_file: str | Path, output: str | Path | None = None, **options: Any) -> Path:
+    """Train what an experiment file describes; see :func:`train`. By default beside the file, named after it."""
+    path = Path(experiment_file)
+    return train(read_experiment(path), output or path.with_suffix(""), **options)
+
+
+def train_samples(
+    experiment: Experiment,
+    samples: Sequence[Sample],
+    folder: Path,
+    *,
+    hardware: Hardware | None = None,
+    monitor: Monitor | None = None,
+    monitor_every: int = 0,
+    listener: Listener | None = None,
+) -> Model:
+    """Train on samples that are in memory already; the run folder holds the stages, and finished ones are not repeated.
+
+    Parameters
+    ----------
+    experiment
+        Strategy, settings, steps, seed; its paths are not read.
+    samples
+        Images with or without annotation.
+    folder
+        The run folder.
+    hardware
+        Device, precision, threads.
+    monitor, monitor_every
+        See :func:`fewslice.training.fit.fit`.
+    listener
+        Called with every event of the log.
+    """
+    from fewslice.training.fit import Hardware
+    from fewslice.training.run_folder import RunFolder
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folder = RunFolder(folder, listener)
+    prepared = _prepare(experiment, samples, run_folder, hardware or Hardware(), stored=False)
+    task = replace(prepared.task, monitor=monitor, monitor_every=monitor_every)
+    prepared.experiment.write(run_folder.experiment)
+    model = _train(replace(prepared, task=task))
+    model.save(run_folder.model)
+    return model
+
+
+def predict(
+    run_or_model: str | Path,
+    images: Sequence[str],
+    output: str | Path,
+    *,
+    axes: str | None = None,
+    channels: Sequence[int] | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    threshold: float | None = None,
+    views: int | None = None,
+    full_halo: bool = False,
+    block: tuple[int, int, int] | None = None,
+    resample: bool = False,
+    device: str = "auto",
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> list[Path]:
+    """Apply a trained model to images, block by block.
+
+    Parameters
+    ----------
+    run_or_model
+        A run folder, or the folder of a model.
+    images
+        Paths or quoted globs; one volume each.
+    output
+        ``OUT.ome.zarr`` for one image, a folder for several.
+    axes, channels, voxel_size_um
+        As for training.
+    threshold
+        Foreground threshold, 0–1; by default the one chosen in training.
+    views
+        1, 4 or 8 in-plane views; by default what training set.
+    full_halo
+        Read the whole receptive field around every block instead of the measured halo.
+    block
+        (z, y, x) voxels written per block.
+    resample
+        Accept an image whose voxel differs from the model's by more than 10 %, and predict at the model's voxel.
+    device
+        Where to compute.
+    overwrite
+        Replace outputs of another model or image.
+    listener
+        Called with progress events.
+
+    Returns
+    -------
+    list of Path
+        The outputs, in the order of the images.
+
+    Raises
+    ------
+    InputError
+        If the model or an image cannot be used, or an output belongs to another run.
+    PartialError
+        If some blocks could not be computed; the others are kept.
+    """
+    from fewslice.data.samples import expand_images
+    from fewslice.model import Model, model_hash
+    from fewslice.prediction.blockwise import predict_volume
+    from fewslice.prediction.resampling import resampled
+    from fewslice.training.fit import Hardware
+
+    run_folder = Path(run_or_model)
+    model_folder = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
+    if not model_folder.is_dir() or not (model_folder / "model.json").exists():
+        raise InputError(f"{run_folder} holds no trained model; train first, or wait until training has finished")
+    model = Model.load(model_folder)
+    if views is not None:
+        model.steps = tuple(step.model_copy(update={"views": views}) for step in model.steps)
+    paths = expand_images(images)
+    outputs = _outputs(paths, Path(output))
+    volumes = []
+    for path in paths:
+        volume = io.open_volume(
+            path, axes=axes, channels=channels, voxel_size_um=voxel_size_um, expected_channels=model.in_channels
+        )
+        if volume.axes_note and listener is not None:
+            listener({"event": "note", "note": volume.axes_note})
+        if volume.voxel_size_um is None:
+            volume = replace(volume, voxel_size_um=model.voxel_size_um)
+        factor = _voxel_factor(volume.source, volume.voxel_size_um, model.voxel_size_um, resample=resample)
+        volumes.append((volume, factor))
+    failed = 0
+    for (volume, factor), target in zip(volumes, outputs, strict=True):
+
+        def tell(done: int, blocks: int, source: str = volume.source) -> None:
+            if listener is not None:
+                listener({"event": "block", "image": source, "done": done, "blocks": blocks})
+
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prediction = predict_volume(
+            model if factor is None else resampled(model, factor),
+            volume,
+            target,
+            model_id=model_hash(model_folder),
+            device=Hardware(device=device).torch_device(),
+            threshold=threshold,
+            halo=model.receptive_halo if full_halo else None,
+            block=block,
+            attributes={"run": str(run_folder.resolve()), "axes": axes, "channels": channels and list(channels)},
+            overwrite=overwrite,
+            progress=tell,
+        )
+        failed += len(prediction.outcome.failed)
+        for item, reason in prediction.outcome.failed:
+            if listener is not None:
+                listener({"event": "block_failed", "image": volume.source, "block": list(item.index), "reason": reason})
+        if prediction.already_finished:
+            if listener is not None:
+                listener({"event": "note", "note": f"{target} is finished; nothing to do"})
+        elif run_folder != model_folder:
+            append_line(
+                run_folder / "results.jsonl",
+                {"kind": "prediction", "output": str(target.resolve()), "image": volume.source},
+            )
+    if failed:
+        raise PartialError(f"{failed} blocks could not be predicted and stay 0; mend the image and run the command again")
+    return outputs
+
+
+def evaluate(
+    prediction: str | Path,
+    truth: str | Path,
+    *,
+    axes: str | None = None,
+    planes: Sequence[str] = (),
+    background: int | None = None,
+    unlabelled: int | str | None = None,
+    label_kind: str | None = None,
+    tolerance_um: float | None = None,
+) -> dict[str, Any]:
+    """Measure a prediction against truth, on annotated voxels only; see :func:`fewslice.evaluation.evaluate`.
+
+    The scores are also appended to the results of the run that made the prediction, if it is still there.
+    """
+    from fewslice.evaluation import evaluate as measure
+
+    options = {"axes": axes, "planes": list(planes), "background": background, "unlabelled": unlabelled}
+    scores = measure(
+        prediction,
+        truth,
+        axes=axes,
+        planes=planes,
+        background=background,
+        unlabelled=unlabelled,
+        label_kind=label_kind,
+        tolerance_um=tolerance_um,
+    )
+    made_by = io.describe(prediction).get("attributes", {}).get("run")
+    if made_by and (Path(made_by) / "experiment.yaml").exists():
+        entry = {
+            "kind": "evaluation",
+            "prediction": str(Path(prediction).resolve()),
+            "truth": str(Path(truth).resolve()),
+            **options,
+            "label_kind": label_kind,
+            "scores": scores,
+        }
+        append_line(Path(made_by) / "results.jsonl", entry)
+    return scores
+
+
+def report(
+    runs: Sequence[str | Path], *, predictions: Sequence[str | Path] = (), output: str | Path | None = None
+) -> Path:
+    """Write one self-contained HTML page about one run, or several side by side."""
+    from fewslice.report import write_report
+
+    return write_report(
+        [Path(r) for r in runs], Path(output) if output else None, predictions=[Path(p) for p in predictions]
+    )
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """Describe a volume, its voxel, chunks and labels, without reading it."""
+    return io.describe(path)
+
+
+def convert(source: str | Path, target: str | Path, **options: Any) -> Path:
+    """Convert a volume to another format; see :func:`fewslice.io.convert`."""
+    return io.convert(source, target, **options)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A checked experiment, ready to train."""
+
+    experiment: Experiment
+    strategy: Any
+    config: Any
+    task: Any
+    split: Split
+
+
+def _prepare(
+    experiment: Experiment, samples: Sequence[Sample], run_folder: Any, hardware: Hardware, *, stored: bool
+) -> _Prepared:
+    """Resolve the settings on the data, hold annotation out, and turn minutes into steps."""
+    import numpy as np
+
+    from fewslice.annotation import check_usable
+    from fewslice.data.splits import Split, hold_out
+    from fewslice.training.budget import steps_for_minutes
+    from fewslice.training.task import Task
+
+    if stored:
+        experiment = read_experiment(run_folder.experiment)
+    annotations = [s.annotation for s in samples if s.annotation is not None]
+    check_usable(annotations)
+    _check_voxels(samples)
+    _check_finite(samples)
+    strategy = registry.load("strategies", experiment.strategy)
+    everything = [a.annotated for a in annotations]
+    nothing = [np.zeros(a.shape, dtype=bool) for a in annotations]
+
+    def task_for(split: Split) -> Task:
+        train_masks, held_masks = iter(split.train), iter(split.validation)
+        return Task(
+            samples=samples,
+            train_masks=[next(train_masks) if s.annotation is not None else None for s in samples],
+            validation_masks=[next(held_masks) if s.annotation is not None else None for s in samples],
+            class_values=annotations[0].class_values,
+            run=run_folder,
+            seed=experiment.seed,
+            hardware=hardware,
+        )
+
+    whole = Split(everything, nothing, "none", "Nothing is held out: validation was turned off.")
+    config = strategy.resolve(strategy_config(experiment), task_for(whole))
+    split = whole
+    if experiment.validation == "auto":
+        split = hold_out(annotations, patch=_largest_patch(config), generator=np.random.default_rng(experiment.seed))
+    task = task_for(split)
+    stages = strategy.stages(config, task)
+    if isinstance(experiment.steps, dict):
+        missing = sorted(set(stages) - set(experiment.steps))
+        if missing:
+            raise InputError(f"steps names {sorted(experiment.steps)}, but not {missing}; give steps for every stage")
+        steps = {name: experiment.steps[name] for name in stages}
+    elif experiment.steps is not None:
+        steps = dict.fromkeys(stages, experiment.steps)
+    else:
+        if run_folder.listener is not None:
+            run_folder.listener({"event": "note", "note": split.note})
+        steps = steps_for_minutes(stages, experiment.minutes or _DEFAULT_MINUTES, hardware)
+    update = {"settings": config.model_dump(mode="json"), "steps": steps, "minutes": None}
+    return _Prepared(
+        experiment.model_copy(update=update), strategy, config, replace(task, steps=steps), split
+    )
+
+
+def _train(prepared: _Prepared) -> Model:
+    model: Model = prepared.strategy.train(prepared.config, prepared.task)
+    return model
+
+
+def _largest_patch(config: Any) -> tuple[int, int, int]:
+    """Return the largest extent along each axis over all patches in the settings."""
+    found: list[Sequence[int]] = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, Mapping):
+            if value.get("patch") is not None:
+                found.append(value["patch"])
+            for part in value.values():
+                look(part)
+
+    look(config.model_dump())
+    z, y, x = (max(p[a] for p in found) for a in range(3))
+    return (int(z), int(y), int(x))
+
+
+def _check_voxels(samples: Sequence[Sample]) -> None:
+    first = samples[0].image
+    for sample in samples[1:]:
+        own = sample.image.voxel_size_um
+        if (own is None) != (first.voxel_size_um is None):
+            without = sample.image.source if own is None else first.source
+            raise InputError(f"{without} has no voxel size but the other images do; give --voxel-size-um z,y,x")
+        _voxel_factor(sample.image.source, own, first.voxel_size_um, resample=False, against=first.source)
+
+
+def _check_finite(samples: Sequence[Sample]) -> None:
+    from fewslice.data.normalisation import fit_normalisation
+
+    fit_normalisation([sample.image for sample in samples])
+
+
+def _voxel_factor(
+    source: str,
+    voxel: tuple[float, float, float] | None,
+    expected: tuple[float, float, float] | None,
+    *,
+    resample: bool,
+    against: str = "the model",
+) -> tuple[float, float, float] | None:
+    """Return image voxel over model voxel where they differ by more than 10 %, else None."""
+    if voxel is None or expected is None:
+        return None
+    z, y, x = (own / other for own, other in zip(voxel, expected, strict=True))
+    if all(abs(f - 1) <= _VOXEL_TOLERANCE for f in (z, y, x)):
+        return None
+    if not resample:
+        raise InputError(
+            f"{source} has voxels of {voxel} µm (z, y, x), {against} has {expected}; correct it with --voxel-size-um, "
+            "or predict with --resample"
+        )
+    return (z, y, x)
+
+
+def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
+    if len(paths) == 1 and output.suffix == ".zarr":
+        return [output]
+    if output.suffix == ".zarr":
+        raise InputError(f"{len(paths)} images cannot go into one {output.name}; give a folder with -o")
+    names = [Path(p.partition(":")[0] if ".h5:" in p else p).name.split(".")[0] for p in paths]
+    double = sorted({n for n in names if names.count(n) > 1})
+    if double:
+        raise InputError(f"several images are called {double[0]}; predict them one by one with -o OUT.ome.zarr")
+    return [output / f"{name}.ome.zarr" for name in names]
+
+
+def _claim(folder: Path, request: str, *, overwrite: bool) -> str:
+    """Say whether `folder` is new, begun or finished for this request; refuse what belongs to another."""
+    provenance = folder / "provenance.json"
+    if provenance.exists() and (folder / "experiment.yaml").exists():
+        known = json.loads(provenance.read_text(encoding="utf-8")).get("request")
+        if known == request and not overwrite:
+            return "finished" if (folder / "model" / "model.json").exists() else "begun"
+        if not overwrite:
+            raise InputError(f"{folder} holds a run of another experiment; choose another -o or pass --overwrite")
+        _remove_run(folder)
+        return "new"
+    if folder.exists() and (not folder.is_dir() or any(p.name != "provenance.json" for p in folder.iterdir())):
+        raise InputError(f"{folder} exists and is not a run of fewslice; choose another -o")
+    return "new"
+
+
+def _remove_run(folder: Path) -> None:
+    import shutil
+
+    for name in ("experiment.yaml", "provenance.json", "log.jsonl", "results.jsonl", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("stages", "model", "figures"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _annotation_hash(sample: Sample) -> str:
+    annotation = sample.annotation
+    assert annotation is not None
+    digest = hashlib.sha256(annotation.labels.tobytes())
+    digest.update(annotation.annotated.tobytes())
+    return digest.hexdigest()
+
+
+def _provenance(
+    request: str, inputs: Mapping[str, str], samples: Sequence[Sample], split: Split, hardware: Hardware
+) -> dict[str, Any]:
+    import torch
+
+    packages = ("fewslice", "torch", "numpy", "scipy", "zarr", "lightning-fabric", "pydantic")
+    return {
+        "request": request,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "inputs": dict(inputs),
+        "samples": [
+            {
+                "name": s.name,
+                "image": s.image.source,
+                "shape": list(s.image.shape),
+                "channels": s.image.channels,
+                "voxel_size_um": s.image.voxel_size_um and list(s.image.voxel_size_um),
+                "axes_note": s.image.axes_note,
+                "annotated_planes": s.annotation.planes() if s.annotation is not None else [],
+                "annotated_share": float(s.annotation.annotated.mean()) if s.annotation is not None else 0.0,
+            }
+            for s in samples
+        ],
+        "validation": {"how": split.how, "note": split.note, "planes": [list(p) for p in split.validation_planes]},
+        "versions": {name: _installed(name) for name in packages} | {"python": platform.python_version()},
+        "hardware": {
+            "machine": platform.platform(),
+            "cores": _cores(),
+            "device": str(hardware.torch_device()),
+            "devices": hardware.devices,
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return installed_version(name)
+    except ModuleNotFoundError:
+        return None
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
