@@ -117,10 +117,10 @@ def test_what_is_ambiguous_is_refused_with_the_choices(
 
 def test_each_offered_choice_is_accepted() -> None:
     for flags in ({"unlabelled": 255}, {"background": 255, "unlabelled": 0}, {"unlabelled": "none"}):
-        from_labels(volume(0, 1, 255, dtype="uint8"), **flags)  # type: ignore[arg-type]
+        from_labels(volume(0, 1, 255, dtype="uint8"), **flags)
     from_labels(volume(1, 255, dtype="uint8"), background=255)
     for kind in ("classes", "instances"):
-        from_labels(volume(*range(17), dtype="uint8"), kind=kind)  # type: ignore[arg-type]
+        from_labels(volume(*range(17), dtype="uint8"), kind=kind)
 
 
 def test_sixteen_values_are_still_classes() -> None:

@@ -371,70 +371,87 @@ def _ranges(indices: Sequence[int]) -> str:
 # ---------------------------------------------------------------------------------------------------- regions
 
 
+@dataclass(frozen=True)
+class _Region:
+    """A window of one sample with the annotated voxels per class that it holds out and that it leaves to training."""
+
+    window: Window
+    held: NDArray[np.int64]
+    kept: NDArray[np.int64]
+
+
 def _choose_regions(
     planes: _Planes, patch: Sequence[int], generator: np.random.Generator
 ) -> list[Window | None] | None:
-    """Return a window per sample (None: nothing held out there), or None when training would keep too little.
+    """Return a window per sample (None: the sample is too small for one), or None when training would keep too little.
 
-    Samples are taken from the one that loses least, until 15 % of all annotated voxels are held out; in each the window
-    holds at least that share of the sample's annotation, so that a sample too small for one may be left whole.
+    All samples that have room give the same share of their annotation, together 15 % of everything annotated.
     """
-    total = int(planes.voxels.sum())
-    options: list[tuple[float, float, int, Window, NDArray[np.int64], NDArray[np.int64]]] = []
-    for number, (annotation, axis) in enumerate(zip(planes.annotations, planes.axes, strict=True)):
-        best = _best_window(annotation, axis, patch, planes.counts.shape[1], generator)
-        if best is not None:
-            lost, window, held, kept = best
-            options.append((lost / held.sum(), float(generator.random()), number, window, held, kept))
-    chosen: list[Window | None] = [None] * len(planes.annotations)
-    everything = planes.counts.sum(axis=0)
-    left, validated = everything.copy(), np.zeros_like(everything)
-    for _, _, number, window, held, kept in sorted(options, key=lambda option: option[:2]):
-        if validated.sum() >= REGION_AT_LEAST * total:
-            break
-        own = planes.counts[planes.sample == number].sum(axis=0)
-        after = left - own + kept
-        if after.sum() < KEEP_AT_LEAST * total or not np.array_equal(after > 0, everything > 0):
-            continue
-        chosen[number], left, validated = window, after, validated + held
-    return chosen if validated.sum() >= REGION_AT_LEAST * total else None
+    own = [planes.counts[planes.sample == number].sum(axis=0) for number in range(len(planes.annotations))]
+    total = sum(int(counts.sum()) for counts in own)
+    roomy = {number for number, counts in enumerate(own) if counts.any()}
+    while roomy:
+        share = REGION_AT_LEAST * total / sum(int(own[n].sum()) for n in roomy)
+        if share > 1 - KEEP_AT_LEAST:
+            return None
+        regions = {
+            n: _best_region(planes.annotations[n], planes.axes[n], patch, share, len(own[n]), generator)
+            for n in sorted(roomy)
+        }
+        small = {n for n, r in regions.items() if r is None or r.kept.sum() < KEEP_AT_LEAST * own[n].sum()}
+        taken = {n: own[n] - r.kept for n, r in regions.items() if r is not None}
+        if not small:
+            everything, loss = sum(own), sum(taken.values())
+            lost = np.flatnonzero((everything > 0) & (everything == loss))
+            if not lost.size:
+                return [r.window if (r := regions.get(n)) else None for n in range(len(own))]
+            small = {max(taken, key=lambda n: int(taken[n][lost[0]]))}
+        roomy -= small
+    return None
 
 
-def _best_window(
-    annotation: Annotation, axis: int, patch: Sequence[int], classes: int, generator: np.random.Generator
-) -> tuple[int, Window, NDArray[np.int64], NDArray[np.int64]] | None:
-    """Return the best window of one sample with the voxels it costs and the counts per class held out and kept.
+def _best_region(
+    annotation: Annotation,
+    axis: int,
+    patch: Sequence[int],
+    share: float,
+    classes: int,
+    generator: np.random.Generator,
+) -> _Region | None:
+    """Return the best region of one sample.
 
-    Candidates are a strip along each border of the annotated rectangle and a box in each corner, as small as 15 % of
-    the annotation allows. Windows with foreground and background win, then those that cost training least.
+    Candidates are a strip along each border of the annotated rectangle and a box in each corner, as small as ``share``
+    of the annotation allows. First come those that leave training every class, then those with foreground and
+    background, then those that cost training least.
     """
     axes = [a for a in range(3) if a != axis]
-    ids = np.where(annotation.annotated, annotation.classes, np.uint8(255))
-    area = annotation.annotated.sum(axis=axis)
-    if not area.any():
-        return None
-    total = area.sum()
-    counts = np.stack([(ids == k).sum(axis=axis) for k in range(classes)])
-    best: tuple[tuple[float, ...], tuple[int, Window, NDArray[np.int64], NDArray[np.int64]]] | None = None
-    for window in _windows(area):
+    labels = np.where(annotation.annotated, annotation.classes, np.uint8(255))
+    counts = np.stack([(labels == k).sum(axis=axis) for k in range(classes)])
+    own = counts.sum(axis=(1, 2))
+    best: tuple[tuple[float, ...], _Region] | None = None
+    for window in _windows(counts.sum(axis=0), share):
         held = counts[:, slice(*window[0]), slice(*window[1])].sum(axis=(1, 2))
-        (u0, u1), (v0, v1) = (
-            (max(0, low - patch[a] + 1), high + patch[a] - 1) for (low, high), a in zip(window, axes, strict=True)
+        (u0, u1), (v0, v1) = (_grown(low, high, patch[a]) for (low, high), a in zip(window, axes, strict=True))
+        kept = own - counts[:, u0:u1, v0:v1].sum(axis=(1, 2))
+        score = (
+            float(((own > 0) & (kept == 0)).sum()),
+            -float(held[1:].sum() > 0) - float(held[0] > 0),
+            -float(kept.sum()),
+            float(generator.random()),
         )
-        kept = counts.sum(axis=(1, 2)) - counts[:, u0:u1, v0:v1].sum(axis=(1, 2))
-        lost = int(total - kept.sum())
-        if held.sum() < REGION_AT_LEAST * total:
-            continue
-        lacks = -float(held[1:].sum() > 0) - float(held[0] > 0)
-        score = (lacks, float(lost), float(generator.random()))
         if best is None or score < best[0]:
-            best = (score, (lost, window, held, kept))
+            best = (score, _Region(window, held, kept))
     return None if best is None else best[1]
 
 
-def _windows(area: NDArray[np.int64]) -> Iterator[Window]:
-    """Candidate windows over a 2D count of annotated voxels, each with at least 15 % of them."""
-    need = REGION_AT_LEAST * area.sum()
+def _grown(low: int, high: int, patch: int) -> tuple[int, int]:
+    """Range around [low, high) that no training voxel may lie in: nearer than a patch."""
+    return max(0, low - patch + 1), high + patch - 1
+
+
+def _windows(area: NDArray[np.int64], share: float) -> Iterator[Window]:
+    """Candidate windows over a 2D count of annotated voxels, each with at least ``share`` of them."""
+    need = share * area.sum()
     rows, columns = (np.flatnonzero(area.any(axis=a)) for a in (1, 0))
     (r0, r1), (c0, c1) = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
     down, across = np.cumsum(area.sum(axis=1)), np.cumsum(area.sum(axis=0))
@@ -444,8 +461,8 @@ def _windows(area: NDArray[np.int64]) -> Iterator[Window]:
     yield (r0, r1), (int(np.searchsorted(across, across[-1] - need, side="right")), c1)
     for top in (True, False):
         for left in (True, False):
-            for share in np.linspace(0.3, 1, 29):  # the first corner box that is large enough
-                height, width = round(share * (r1 - r0)), round(share * (c1 - c0))
+            for side in np.linspace(0.3, 1, 57):  # the first corner box that is large enough
+                height, width = round(side * (r1 - r0)), round(side * (c1 - c0))
                 box = ((r0, r0 + height) if top else (r1 - height, r1), (c0, c0 + width) if left else (c1 - width, c1))
                 if area[slice(*box[0]), slice(*box[1])].sum() >= need:
                     yield box
@@ -461,7 +478,7 @@ def _split_by_regions(planes: _Planes, windows: Sequence[Window | None], patch: 
             held, grown = [slice(None)] * 3, [slice(None)] * 3
             for (low, high), a in zip(window, axes, strict=True):
                 held[a] = slice(low, high)
-                grown[a] = slice(max(0, low - patch[a] + 1), high + patch[a] - 1)
+                grown[a] = slice(*_grown(low, high, patch[a]))
             inside[tuple(held)], close[tuple(grown)] = True, True
             of_sample = f" of sample {number + 1}" if len(windows) > 1 else ""
             described.append(
