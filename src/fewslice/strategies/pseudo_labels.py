@@ -84,18 +84,18 @@ def resolve(config: Config, task: Task) -> Config:
     """Fill in what follows from the data; refuse a 3D teacher or a 2D student."""
     if dims_of(config.teacher) != 2 or dims_of(config.student) != 3:
         raise InputError("pseudo_labels needs a 2D teacher and a 3D student; set teacher.network and student.network")
-    if len(config.alphas) > 1 and not task.has_validation:
-        raise InputError(
-            f"alpha={list(config.alphas)} is to be chosen on held-out annotation, but too little is annotated to hold "
-            "any out; give one value or annotate more planes"
-        )
     return config.model_copy(
         update={"teacher": resolved(config.teacher, task), "student": resolved(config.student, task)}
     )
 
 
 def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], Stage]]]:
-    """Return the teacher and one student per α."""
+    """Return the teacher and one student per α; refuse to choose α where nothing is held out."""
+    if len(config.alphas) > 1 and not task.has_validation:
+        raise InputError(
+            f"alpha={list(config.alphas)} is to be chosen on held-out annotation, but too little is annotated to hold "
+            "any out; give one value or annotate more planes"
+        )
     budget = 0.9  # the rest is for the teacher's pseudo-labels
     each = budget * (1 - config.teacher_share) / len(config.alphas)
     known = task.annotated_volumes()
@@ -123,7 +123,7 @@ def train(config: Config, task: Task) -> Model:
     for alpha in config.alphas:
         volumes = joined(task, pseudo_labels, alpha)
         stage = segmentation_stage(
-            task, student_name(config, alpha), config.student, volumes, targets=config.targets, alpha=alpha
+            task, student_name(config, alpha), config.student, volumes, targets=config.targets
         )
         students.append((alpha, task.fit(stage)))
     alpha, best = max(students, key=lambda s: float(s[1].validation["score"]) if s[1].validation else 0.0)

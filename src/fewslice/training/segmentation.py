@@ -61,8 +61,8 @@ class SegmentationConfig(BaseModel):
     class_weights
         Weigh classes by the inverse square root of how often they are annotated.
     weighting
-        ``map``: one weight map, Σwℓ/Σw. ``terms``: the mean over annotated voxels plus α times the mean over
-        pseudo-labelled ones.
+        ``map``: one weight map, Σwℓ/Σw. ``terms``: the cross-entropy is the mean over annotated voxels plus α times
+        the mean over pseudo-labelled ones, whatever their numbers.
     foreground
         Share of patches drawn around foreground, 0–1.
     augment
@@ -144,12 +144,8 @@ def resolved(config: SegmentationConfig, task: Task) -> SegmentationConfig:
                 f"patch {patch} (z, y, x) exceeds {sample.image.source} {sample.image.shape}; "
                 "set a smaller patch with --set or leave it out"
             )
-    network = dict(config.network)
-    if "pooling" in network and network["pooling"] is None:
-        module = registry.load("networks", network["kind"])
-        network["pooling"] = module.default_pooling(voxel, patch, network["depth"], dims=dims, plane_axis=axis)
-    config = config.model_copy(update={"network": SegmentationConfig(network=network).network, "patch": patch})
-    divisor = _divisor(config, axis)
+    network = _adapted(config.network, voxel, patch, axis)
+    divisor = _divisor(network, axis)
     fitting = tuple(p // d * d for p, d in zip(patch, divisor, strict=True))
     if min(fitting) < 1:
         raise InputError(
@@ -162,12 +158,25 @@ def resolved(config: SegmentationConfig, task: Task) -> SegmentationConfig:
         )
     patch = (fitting[0], fitting[1], fitting[2])
     batch = config.batch_size or int(np.clip(_BATCH_VOXELS[dims] // int(np.prod(patch)), 2, 16))
-    return config.model_copy(update={"patch": patch, "batch_size": batch})
+    return config.model_copy(update={"network": network, "patch": patch, "batch_size": batch})
 
 
-def _divisor(config: SegmentationConfig, axis: int | None) -> Triple:
-    network = build_network(config.network, 1, 2)
-    divisor = [int(d) for d in network.divisor]  # type: ignore[union-attr]
+def _adapted(
+    settings: dict[str, Any], voxel: tuple[float, float, float] | None, patch: Triple, axis: int | None
+) -> dict[str, Any]:
+    """Let the network's kind fill in what follows from voxel and patch, planes being seen in their own orientation."""
+    order = [0, 1, 2]
+    if axis is not None:
+        order.insert(0, order.pop(axis))
+    seen = (patch[order[0]], patch[order[1]], patch[order[2]])
+    spacing = None if voxel is None else (voxel[order[0]], voxel[order[1]], voxel[order[2]])
+    module = registry.load("networks", settings["kind"])
+    config = module.Config(**{k: v for k, v in settings.items() if k != "kind"})
+    return {"kind": settings["kind"], **config.adapted(spacing, seen).model_dump(mode="json")}
+
+
+def _divisor(network: dict[str, Any], axis: int | None) -> Triple:
+    divisor = [int(d) for d in build_network(network, 1, 2).divisor]  # type: ignore[union-attr, arg-type]
     if axis is not None:
         divisor.insert(axis, divisor.pop(0))
     return (divisor[0], divisor[1], divisor[2])
@@ -201,7 +210,6 @@ def segmentation_stage(
     volumes: Sequence[TrainingVolume],
     *,
     targets: Literal["soft", "hard"] = "soft",
-    alpha: float = 0.0,
     initial: dict[str, torch.Tensor] | None = None,
 ) -> Stage:
     """Make the stage that trains one network.
@@ -218,8 +226,6 @@ def segmentation_stage(
         What to learn from.
     targets
         Soft or hard pseudo-labels.
-    alpha
-        Weight of the pseudo-labels' term where ``weighting`` is ``terms``.
     initial
         Weights to start from.
     """
@@ -248,7 +254,7 @@ def segmentation_stage(
         modules={"network": network},
         optimisers={"network": _optimiser(config, network)},
         batches=sampler.batch,
-        step=_supervised_step(config, weights, alpha),
+        step=_supervised_step(config, weights),
         validate=held_out.validate,
         schedule=config.schedule,
         initial={"network": initial} if initial else {},
@@ -266,7 +272,7 @@ def _optimiser(config: SegmentationConfig, network: nn.Module) -> torch.optim.Op
 
 
 def _supervised_step(
-    config: SegmentationConfig, class_weights: torch.Tensor | None, alpha: float
+    config: SegmentationConfig, class_weights: torch.Tensor | None
 ) -> Callable[[Stage, Batch, torch.Generator, Callable[[torch.Tensor], None]], dict[str, torch.Tensor]]:
     measure = {
         "dice_cross_entropy": losses.dice_cross_entropy,
@@ -283,12 +289,9 @@ def _supervised_step(
         extra: dict[str, Any] = {}
         if class_weights is not None and config.loss != "dice":
             extra["class_weights"] = class_weights.to(logits.device)
-        if config.weighting == "terms" and batch.pseudo is not None:
-            known = measure(logits, batch.target, batch.weight * ~batch.pseudo, **extra)
-            inferred = measure(logits, batch.target, (batch.weight > 0).float() * batch.pseudo, **extra)
-            loss = known + alpha * inferred
-        else:
-            loss = measure(logits, batch.target, batch.weight, **extra)
+        if config.weighting == "terms" and config.loss != "dice" and batch.pseudo is not None:
+            extra["terms"] = batch.pseudo
+        loss = measure(logits, batch.target, batch.weight, **extra)
         stage.optimisers["network"].zero_grad()
         backward(loss)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
@@ -303,13 +306,11 @@ def _layout(x: torch.Tensor) -> torch.memory_format:
 
 
 def _class_weights(task: Task) -> torch.Tensor:
-    counts = np.zeros(task.classes + 1)
+    counts = np.zeros(task.classes + 1, dtype=np.int64)
     for sample, mask in zip(task.samples, task.train_masks, strict=True):
         if sample.annotation is not None and mask is not None:
             counts += np.bincount(sample.annotation.classes[mask].ravel(), minlength=task.classes + 1)
-    weights = 1.0 / np.sqrt(np.maximum(counts, 1.0))
-    weights[counts == 0] = 0.0
-    return torch.tensor(weights / weights[counts > 0].mean(), dtype=torch.float32)
+    return losses.balanced_class_weights([int(c) for c in counts])
 
 
 @dataclass(frozen=True)
@@ -388,7 +389,7 @@ class HeldOut:
             truth = sample.annotation.classes[tile.inner.slices][known]
             foreground = p.sum(0)[known]
             found = np.where(foreground >= 0.5, p.argmax(0)[known] + 1, 0)
-            matrix += semantic.confusion(found, truth, classes=classes + 1)
+            matrix += semantic.confusion(found, truth, classes=classes)
             bins = np.clip((foreground * _THRESHOLDS).astype(int), 0, _THRESHOLDS)
             for value in (0, 1):
                 histogram[value] += np.bincount(bins[(truth > 0) == value], minlength=_THRESHOLDS + 1)

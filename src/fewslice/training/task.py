@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fewslice.data.normalisation import Method, Normalisation, fit_normalisation
 from fewslice.data.patches import TrainingVolume
 from fewslice.data.samples import Sample
+from fewslice.data.splits import annotated_axis
 from fewslice.errors import InputError
 from fewslice.training.fit import Fitted, Hardware, Monitor, fit
 from fewslice.training.run_folder import RunFolder
@@ -97,15 +98,22 @@ class Task:
         ]
 
     def plane_axis(self) -> int:
-        """Return the axis along which planes were annotated: the one on which fewest planes hold all annotation."""
-        shares = np.zeros(3)
-        for mask in self.train_masks:
-            if mask is None:
-                continue
-            for axis in range(3):
-                others = tuple(a for a in range(3) if a != axis)
-                shares[axis] += mask.any(axis=others).mean()
-        return int(np.argmin(shares))
+        """Return the axis (0, 1, 2 = z, y, x) along which planes were annotated.
+
+        Raises
+        ------
+        InputError
+            If it differs between samples.
+        """
+        annotated = {
+            annotated_axis(sample.annotation.annotated): sample.name
+            for sample in self.samples
+            if sample.annotation is not None
+        }
+        if len(annotated) > 1:
+            found = ", ".join(f"{'zyx'[axis]} in {name}" for axis, name in annotated.items())
+            raise InputError(f"planes are annotated along {found}; train a 2D network on planes of one direction")
+        return next(iter(annotated), 0)
 
     def fit(self, stage: Stage) -> Fitted:
         """Train a stage for the steps that the budget gives it, or return its stored result."""
