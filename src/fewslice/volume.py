@@ -268,9 +268,13 @@ def resolve_axes(
     stated = UNKNOWN_AXIS not in axes
     time_points = shape[axes.index("t")] if "t" in axes else 1
     if stated and time_points == 1:
-        if given is not None and given.strip().lower() != axes:
+        if given is None or given.strip().lower() == axes:
+            return axes, None
+        letters = given.strip().lower()
+        if sorted(letters) != sorted(set(letters)) or len(letters) != len(axes) or _fits(axes, shape, expected_shape, expected_channels):
             return axes, f"{source} states its own axes, {axes}, so --axes {given} was not used for it."
-        return axes, None
+        # What the file states cannot be right, so what the user says is.
+        return check_axes(given, shape, source), f"{source} states the axes {axes}, which do not fit; --axes {given} was used."
     if given is not None:
         return check_axes(given, shape, source), None
     if time_points > 1:
