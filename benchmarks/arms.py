@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.cells import Clock, Context, data_identity
-from benchmarks.problems import Test
+from benchmarks.problems import HeldOut
 
-__all__ = ["ARMS", "NETWORKS_2D", "Arm", "Trained", "device_of", "score", "train"]
+__all__ = ["ARMS", "Arm", "Trained", "device_of", "model_in_training", "score", "train"]
 
 Array = npt.NDArray[Any]
 TOLERANCE_UM = 2.0
@@ -120,8 +121,6 @@ def train(
     points
         How often.
     """
-    import tempfile
-
     context.work.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(dir=context.work, prefix="run-") as scratch:
@@ -134,10 +133,11 @@ def train(
         curve: list[dict[str, float]] = []
         clock = Clock()
 
-        def watch(stage: str, step: int, model: Any) -> None:
-            if evaluate is not None and stage == last:
+        def watch(stage: Any, step: int) -> None:
+            if evaluate is not None and stage.name == last:
                 spent = clock.cpu
                 with clock.paused():
+                    model = model_in_training(stage, settings.get(last, settings), samples)
                     curve.append({"step": step, "cpu": before + spent, "dice": evaluate(model)})
 
         every = max(1, steps[last] // points) if points and evaluate is not None else 0
@@ -156,16 +156,43 @@ def _run(
     seed: int,
     run: Path,
     context: Context,
-    watch: Callable[[str, int, Any], None] | None,
+    watch: Callable[[Any, int], None] | None,
     every: int,
 ) -> Any:
     from fewslice import workflow
     from fewslice.experiment import Experiment
+    from fewslice.training.fit import Hardware
 
-    experiment = Experiment(strategy=strategy, settings=dict(settings), steps=dict(steps), seed=seed)
-    return workflow.train_samples(
-        experiment, list(samples), run, device=context.device, monitor=watch, monitor_every=every
+    experiment = Experiment(strategy=strategy, settings=dict(settings), steps=dict(steps), seed=seed, validation="none")
+    hardware = Hardware(device=context.device)
+    return workflow.train_samples(experiment, list(samples), run, hardware=hardware, monitor=watch, monitor_every=every)
+
+
+def model_in_training(stage: Any, settings: Mapping[str, Any], samples: Sequence[Any]) -> Any:
+    """Wrap the network of a stage that is being trained, so that it predicts as the finished model will.
+
+    Parameters
+    ----------
+    stage
+        The stage, with the weights in place that are to be judged.
+    settings
+        Settings of its network.
+    samples
+        What it is trained on.
+    """
+    from fewslice.data.normalisation import fit_normalisation
+    from fewslice.model import Model, NetworkStep
+
+    images = [sample.image for sample in samples]
+    step = NetworkStep(
+        network=dict(settings["network"]),
+        in_channels=images[0].channels,
+        out_channels=2,
+        views=settings.get("views", 4),
     )
+    normalisation = fit_normalisation(images, settings.get("normalisation", "robust"))
+    network = stage.modules["network"]
+    return Model([step], [network], normalisation=normalisation, class_values=(1,), halo=(0, 0, 0))
 
 
 def _teacher(
@@ -177,8 +204,8 @@ def _teacher(
     context: Context,
     identity: str,
 ) -> tuple[Path, dict[str, float]]:
-    """Give the folder of the teacher's finished stage and what it cost, training it as the 2D arm if it is not there."""
-    own = {**settings["teacher"], **{key: settings[key] for key in SHARED_KEYS if key in settings}}
+    """Give the folder of the teacher's finished stage and its cost; train it as the 2D arm if it is not there."""
+    own = settings["teacher"]
     budget = {"segment": steps["teacher"]}
     kept = _shared(own, budget, seed, context, identity)
     if not (kept / "seconds.json").exists():
@@ -187,13 +214,7 @@ def _teacher(
     return kept / "stage", json.loads((kept / "seconds.json").read_text(encoding="utf-8"))
 
 
-SHARED_KEYS = ("validation",)
-"""Settings of a strategy as a whole that its teacher has too."""
-
-
-def _shared(
-    settings: Mapping[str, Any], steps: Mapping[str, int], seed: int, context: Context, identity: str
-) -> Path:
+def _shared(settings: Mapping[str, Any], steps: Mapping[str, int], seed: int, context: Context, identity: str) -> Path:
     """Name the scratch folder of a stage by everything that made it, the device included."""
     kind, name = device_of(context.device)
     made_by = data_identity([dict(settings), dict(steps), seed, identity, kind, name, context.threads])
@@ -209,7 +230,7 @@ def _keep(stage: Path, seconds: Mapping[str, float], kept: Path) -> None:
     (kept / "seconds.json").write_text(json.dumps(dict(seconds)), encoding="utf-8")
 
 
-def score(probability: Array, test: Test, voxel_size_um: tuple[float, float, float]) -> dict[str, Any]:
+def score(probability: Array, test: HeldOut, voxel_size_um: tuple[float, float, float]) -> dict[str, Any]:
     """Score a foreground probability at threshold 0.5 on the part of the test volume that counts.
 
     Parameters
@@ -224,8 +245,8 @@ def score(probability: Array, test: Test, voxel_size_um: tuple[float, float, flo
     Returns
     -------
     dict
-        ``dice, iou, precision, recall, confusion, hd95_um, assd_um, nsd, nsd_tolerance_um, flicker`` and ``ceiling``, the
-        best Dice over thresholds (which needs the truth: it tells how much a better threshold could give, no more).
+        ``dice, iou, precision, recall, confusion, hd95_um, assd_um, nsd, nsd_tolerance_um, flicker`` and ``ceiling``,
+        the best Dice over thresholds (it needs the truth: it tells how much a better threshold could give, no more).
     """
     from fewslice.metrics.along_z import consistency
     from fewslice.metrics.semantic import confusion, confusion_at, scores
@@ -235,7 +256,7 @@ def score(probability: Array, test: Test, voxel_size_um: tuple[float, float, flo
     predicted = p >= 0.5
     matrix = confusion(predicted, truth, classes=1)
     surface = surface_scores(predicted, truth, voxel_size_um, TOLERANCE_UM)
-    swept = [scores(m)["dice"] or 0.0 for m in confusion_at(p, truth, np.linspace(0.05, 0.95, 19))]
+    swept = [scores(m)["dice"] or 0.0 for m in confusion_at(p, truth, [step / 20 for step in range(1, 20)])]
     return {
         **scores(matrix),
         "confusion": matrix,

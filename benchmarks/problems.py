@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from benchmarks.cells import data_identity
 
-__all__ = ["DATA", "SETTINGS", "Problem", "Setting", "Test", "choose_planes", "load", "read_pair"]
+__all__ = ["DATA", "SETTINGS", "Problem", "HeldOut", "Setting", "choose_planes", "load", "read_pair"]
 
 Array = npt.NDArray[Any]
 Triple = tuple[int, int, int]
@@ -52,7 +52,7 @@ _CROP = 114
 
 
 @dataclass(frozen=True)
-class Test:
+class HeldOut:
     """A volume to score on.
 
     Attributes
@@ -87,7 +87,7 @@ class Problem:
     """
 
     train: tuple[tuple[Array, npt.NDArray[np.bool_]], ...]
-    test: Test
+    test: HeldOut
     voxel_size_um: tuple[float, float, float]
     sha: str
 
@@ -216,7 +216,7 @@ def _real(
 ) -> Problem:
     seen = slice(test.start - context, test.stop)
     scored = (slice(None), slice(None), slice(context, None))
-    held = Test(np.ascontiguousarray(image[..., seen]), np.ascontiguousarray(truth[..., seen]), scored)
+    held = HeldOut(np.ascontiguousarray(image[..., seen]), np.ascontiguousarray(truth[..., seen]), scored)
     train = tuple((np.ascontiguousarray(part), np.ascontiguousarray(mask)) for part, mask in train)
     arrays = [array for pair in train for array in pair]
     return Problem(train, held, (2.0, 0.88, 0.88), data_identity(*arrays, held.image, held.truth))
@@ -235,7 +235,7 @@ def _phantom_problem() -> Problem:
     image, truth = pairs[3]
     whole = (slice(None), slice(None), slice(None))
     sha = data_identity(*(array for pair in pairs for array in pair))
-    return Problem(tuple(pairs[:3]), Test(image, truth, whole), (2.0, 0.88, 0.88), sha)
+    return Problem(tuple(pairs[:3]), HeldOut(image, truth, whole), (2.0, 0.88, 0.88), sha)
 
 
 def _phantom_identity() -> str:
@@ -244,7 +244,9 @@ def _phantom_identity() -> str:
     return str(phantom.IDENTITY)
 
 
-def _split(build: Callable[..., Problem], *, train_to: int, test: slice, context: int) -> Callable[[int, Path], Problem]:
+def _split(
+    build: Callable[..., Problem], *, train_to: int, test: slice, context: int
+) -> Callable[[int, Path], Problem]:
     return lambda draw, data: build(draw, data, train_to=train_to, test=test, context=context)
 
 

@@ -1,11 +1,11 @@
 """The paper's experiment: annotated planes × arms × α × draws, on the phantom and on a real stack.
 
-Run ``python -m benchmarks.sparsity --help``. Every cell trains one arm on volumes of which a few planes are annotated and
-scores it at threshold 0.5 on a test volume. A draw seeds which planes are annotated and how training starts; the arms of a
-draw share both, and a student shares its teacher with the 2D arm, so that differences are paired.
+Run ``python -m benchmarks.sparsity --help``. Every cell trains one arm on volumes of which a few planes are annotated
+and scores it at threshold 0.5 on a test volume. A draw seeds which planes are annotated and how training starts; the
+arms of a draw share both, and a student shares its teacher with the 2D arm, so that differences are paired.
 
-Recipes are in :func:`recipe`, frozen under :data:`RECIPE`. Other settings are tried with ``--trial NAME --set KEY=VALUE``;
-trials are kept apart and are refused on the settings that are scored once per frozen recipe.
+Recipes are in :func:`recipe`, frozen under :data:`RECIPE`. Other settings are tried with ``--trial NAME
+--set KEY=VALUE``; trials are kept apart, and the settings that are scored once per frozen recipe have none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if not __package__:
 from benchmarks import cells as runner
 from benchmarks.arms import ARMS, device_of, score, train
 from benchmarks.cells import Cell, Clock, Context
-from benchmarks.problems import SETTINGS, Problem, Test, choose_planes, load
+from benchmarks.problems import SETTINGS, HeldOut, Problem, choose_planes, load
 
 __all__ = ["ALPHA", "ALPHAS", "BUDGETS", "DRAWS", "RECIPE", "every_cell", "make_cell", "plan", "recipe", "run_cell"]
 
@@ -67,11 +67,11 @@ def recipe(setting: str, arm: str, alpha: float | None, tier: str) -> tuple[dict
     }[ARMS[arm].network]
     match ARMS[arm].strategy:
         case "slices_2d":
-            return {**planes, "validation": "none"}, {"segment": steps[ARMS[arm].network]}
+            return planes, {"segment": steps[ARMS[arm].network]}
         case "sparse_3d":
-            return {**volume, "validation": "none"}, {"segment": steps["3d"]}
+            return volume, {"segment": steps["3d"]}
         case _:
-            settings = {"teacher": planes, "student": volume, "alpha": alpha, "targets": "soft", "validation": "none"}
+            settings = {"teacher": planes, "student": volume, "alpha": alpha, "targets": "soft"}
             return settings, {"teacher": steps[ARMS[arm].network], "student": steps["3d"]}
 
 
@@ -115,6 +115,8 @@ def make_cell(
     if trial:
         label["trial"] = trial
     config = {**label, "tier": tier, "strategy": ARMS[arm].strategy, "settings": settings}
+    if trial:
+        config["changes"] = dict(changes or {})
     return Cell(
         benchmark="sparsity_trials" if trial else "sparsity",
         setting=setting,
@@ -210,7 +212,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
     return {**result, **({"device": device} if device else {}), **({"curve": trained.curve} if trained.curve else {})}
 
 
-def _dice(probability: Any, test: Test) -> float:
+def _dice(probability: Any, test: HeldOut) -> float:
     from fewslice.metrics.semantic import confusion, scores
 
     matrix = confusion(probability[test.scored] >= 0.5, test.truth[test.scored], classes=1)
@@ -246,8 +248,10 @@ def make_samples(problem: Problem, chosen: Sequence[Sequence[int]]) -> list[Any]
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=DRAWS, help="number of draws")
     parser.add_argument("--trial", default="", help="name of a trial of other settings (phantom and inside x < 288)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="a setting of the trial, e.g. student.network.features=24 or steps.student=3000")  # fmt: skip
+    example = "student.network.features=24 or steps.student=3000"
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"a setting of the trial, e.g. {example}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

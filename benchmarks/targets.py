@@ -46,7 +46,9 @@ def at(series: Series, setting: str, arm: str, planes: int, alpha: float) -> Ser
 
 def best(series: Series, setting: str, arms: Sequence[str], planes: int, alpha: float) -> str | None:
     """Name the arm with the highest mean Dice; None without results."""
-    means = {arm: interval.mean for arm in arms if (interval := at(series, setting, arm, planes, alpha).interval("dice"))}
+    means = {
+        arm: interval.mean for arm in arms if (interval := at(series, setting, arm, planes, alpha).interval("dice"))
+    }
     return max(means, key=lambda arm: means[arm]) if means else None
 
 
@@ -148,7 +150,9 @@ def _stack2(series: Series, alpha: float, command: str) -> list[Outcome]:
         for planes in (1, 2, 4, 8):
             only = f"{command} '{setting} planes={planes}'"
             gain = difference(
-                at(series, setting, "student_cnn_2d", planes, alpha), at(series, setting, "cnn_2d", planes, alpha), "dice"
+                at(series, setting, "student_cnn_2d", planes, alpha),
+                at(series, setting, "cnn_2d", planes, alpha),
+                "dice",
             )
             enough = gain is not None and gain.count >= _ENOUGH
             what = f"{setting}, {_planes(planes)}: {ARMS['student_cnn_2d'].title} against its teacher, Dice"
@@ -171,7 +175,9 @@ def _stack2(series: Series, alpha: float, command: str) -> list[Outcome]:
     reached = dice.mean >= 0.85 if dice is not None and dice.count >= _ENOUGH else None
     text = interval_text(dice) + (f" ({arm})" if arm else "")
     lines.append(
-        Outcome("stack2_field, 4 planes: best student, Dice", "≥ 0.85", text, reached, f"{command} 'stack2_field planes=4'")
+        Outcome(
+            "stack2_field, 4 planes: best student, Dice", "≥ 0.85", text, reached, f"{command} 'stack2_field planes=4'"
+        )
     )
     return lines
 
@@ -196,7 +202,9 @@ def _cost(series: Series, command: str) -> list[Outcome]:
 
 def _em(series: Series) -> list[Outcome]:
     means = {
-        arm: interval for arm in series.distinct("arm") if (interval := series.where(arm=arm).interval("dice")) is not None
+        arm: interval
+        for arm in series.distinct("arm")
+        if (interval := series.where(arm=arm).interval("dice")) is not None
     }
     command = "python -m benchmarks.em --device cpu"
     top = max(means, key=lambda arm: means[arm].mean) if means else None

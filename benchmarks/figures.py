@@ -1,0 +1,125 @@
+"""Curves for the documentation: small PNG files drawn from stored results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arms import ARMS
+from benchmarks.tables import Series
+from benchmarks.targets import at
+
+__all__ = ["draw_alpha", "draw_cost", "draw_sparsity"]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+COLOURS = {
+    "cnn_2d": "#E69F00",
+    "unet_2d": "#56B4E9",
+    "sparse_3d": "#000000",
+    "student_cnn_2d": "#D55E00",
+    "student_unet_2d": "#0072B2",
+}
+_METRICS = {"dice": "Dice", "nsd": "NSD at 2 µm"}
+
+
+def draw_sparsity(series: Series, setting: str, alpha: float, path: Path) -> bool:
+    """Draw Dice and surface Dice against the number of annotated planes, one line per arm; False without results."""
+    chosen = series.where(setting=setting)
+    planes = chosen.distinct("planes")
+    if not planes:
+        return False
+    figure, axes = _figure(2)
+    for arm, what in ARMS.items():
+        for axis, metric in zip(axes, _METRICS, strict=True):
+            points = [(p, at(chosen, setting, arm, p, alpha).interval(metric)) for p in planes]
+            known = [(p, i.mean, i.low, i.high) for p, i in points if i is not None]
+            if not known:
+                continue
+            x, y = [k[0] for k in known], [k[1] for k in known]
+            axis.plot(x, y, "o-", color=COLOURS[arm], label=what.title, markersize=3, linewidth=1.2)
+            banded = [k for k in known if k[2] is not None]
+            axis.fill_between(
+                [k[0] for k in banded], [k[2] for k in banded], [k[3] for k in banded], color=COLOURS[arm], alpha=0.12,
+                linewidth=0,
+            )  # fmt: skip
+    for axis, name in zip(axes, _METRICS.values(), strict=True):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(planes, [str(p) for p in planes])
+        axis.set_xlabel("annotated planes per volume")
+        axis.set_ylabel(name)
+    axes[0].legend(fontsize=6.5, frameon=False)
+    _save(figure, path)
+    return True
+
+
+def draw_alpha(series: Series, setting: str, path: Path) -> bool:
+    """Draw the students' Dice against α, the sparse arm standing at α = 0; False without results."""
+    chosen = series.where(setting=setting)
+    alphas = chosen.distinct("alpha")
+    if len(alphas) < 2:
+        return False
+    planes = [p for p in chosen.distinct("planes") if len(chosen.where(planes=p).distinct("alpha")) > 1]
+    figure, axes = _figure(len(planes))
+    for axis, count in zip(axes, planes, strict=True):
+        start = chosen.where(arm="sparse_3d", planes=count).interval("dice")
+        for arm, what in ARMS.items():
+            if not what.is_student:
+                continue
+            points = [(a, at(chosen, setting, arm, count, a).interval("dice")) for a in alphas]
+            known = [(a, i) for a, i in [(0.0, start), *points] if i is not None]
+            half = [i.high - i.mean if i.high is not None else 0.0 for _, i in known]
+            axis.errorbar(
+                [a for a, _ in known], [i.mean for _, i in known], half, fmt="o-", color=COLOURS[arm], label=what.title,
+                markersize=3, linewidth=1.2, capsize=2,
+            )  # fmt: skip
+        axis.set_title(f"{count} annotated plane{'s' if count > 1 else ''} per volume", fontsize=8)
+        axis.set_xlabel("α")
+        axis.set_ylabel("Dice")
+    axes[0].legend(fontsize=6.5, frameon=False)
+    _save(figure, path)
+    return True
+
+
+def draw_cost(series: Series, path: Path) -> bool:
+    """Draw Dice against processor seconds, one thin line per draw; False without results."""
+    chosen = [r for r in series.where(setting="phantom_cost").results if r.get("curve")]
+    if not chosen:
+        return False
+    figure, (axis,) = _figure(1)
+    seen: set[str] = set()
+    for result in chosen:
+        arm = str(result["cell"]["arm"])
+        curve: Sequence[dict[str, Any]] = result["curve"]
+        label = None if arm in seen else ARMS[arm].title
+        seen.add(arm)
+        x, y = [p["cpu"] for p in curve], [p["dice"] for p in curve]
+        axis.plot(x, y, "-", color=COLOURS[arm], label=label, linewidth=0.9, alpha=0.8)
+    axis.set_xlabel("processor seconds, the teacher's included")
+    axis.set_ylabel("Dice on the test volume")
+    axis.legend(fontsize=6.5, frameon=False)
+    _save(figure, path)
+    return True
+
+
+def _figure(count: int) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, count, figsize=(3.6 * count, 2.8), squeeze=False, layout="constrained")
+    for axis in axes[0]:
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.5)
+    return figure, list(axes[0])
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write the figure without a date in it, so that the same results give the same file."""
+    from matplotlib import pyplot
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)

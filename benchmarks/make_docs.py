@@ -1,0 +1,304 @@
+"""Write ``docs/benchmarks.md`` and its figures from the stored results; ``--check`` only says whether it is up to date.
+
+Nothing is measured here and no number is typed by hand: whatever stands in the page comes from
+``benchmarks/results``. Attempts at targets that are not reached are trials among those results, and prose about them is
+taken from ``benchmarks/attempts.md`` where that exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import em, sparsity, speed
+from benchmarks.arms import ARMS
+from benchmarks.cells import RESULTS, ROOT, read_failures, read_results
+from benchmarks.figures import draw_alpha, draw_cost, draw_sparsity
+from benchmarks.tables import Series, difference, interval_text, markdown, share_text
+from benchmarks.targets import RIVALS, STUDENTS, at, outcomes
+
+__all__ = ["main", "page"]
+
+Result = Mapping[str, Any]
+
+_TITLES = {
+    "phantom": "Phantom in the paper's geometry",
+    "stack2_field": "Real stack, whole field (train x < 288, test x ≥ 320)",
+    "stack2_crops": "Real stack, three crops of 114 × 114 pixels (from x < 288, test x ≥ 320)",
+    "stack2_inner": "Real stack, inside x < 288 (where recipes are chosen)",
+    "stack2_crops_inner": "Real stack, crops inside x < 288 (where recipes are chosen)",
+}
+_METRICS = (("dice", "Dice", 3), ("nsd", "NSD at 2 µm", 3), ("assd_um", "ASSD, µm", 2), ("hd95_um", "HD95, µm", 1))
+
+_INTRODUCTION = """\
+# Benchmarks
+
+<!-- Written by `python -m benchmarks.make_docs` from benchmarks/results. Change those, not this page. -->
+
+Every number is a mean over *draws* ± half the width of its Student-t 95 % interval, with the number of draws in
+brackets. A draw seeds which planes are annotated and how training starts; all arms of a draw see the same planes, and a
+student has the very 2D network it is compared with as its teacher, so differences are paired. Scores are computed once
+over all scored voxels, at threshold 0.5. Planes are drawn at random; fewer planes are a subset of more.
+
+How cells are run: `python -m benchmarks.sparsity --list` shows them, without `--list` it measures those that have no
+result yet; `--only 'phantom planes=1'` chooses, `--max-minutes` stops in time, `--stale` names results that are out of
+date. Real data are read from `--data DATA`. Each result holds its settings, versions, device, processor seconds and
+command.
+"""
+
+_CAVEATS = """\
+Read these with care:
+
+- The labels of the real stack were drawn plane by plane, which favours 2D networks; a second annotator of the same
+  image agrees with the first at a Dice of about 0.83.
+- Its voxel size is not stated by its authors; surface figures take 2 × 0.88 × 0.88 µm (z, y, x).
+- The phantom is simulated. Its parameters were matched to the real stack's statistics and frozen before the first
+  comparison; recipes are chosen on it and inside x < 288 of the real stack, and x ≥ 320 is scored once per frozen
+  recipe.
+- The published 2D network comes with neither α, learning rate nor schedule; those are ours.
+- The sparse 3D arm is the student's network and budget with weight 0 on unlabelled voxels: α = 0.
+"""
+
+
+def page(results: Path = RESULTS, figures: Path | None = None) -> str:
+    """Write the page, and the figures if a folder is given for them.
+
+    Parameters
+    ----------
+    results
+        Folder of all results.
+    figures
+        Folder for PNG files; None draws none, and the page is the same.
+    """
+    loaded = [r for r in read_results("sparsity", results=results) if r["cell"]["recipe"] == sparsity.RECIPE]
+    em_series = Series([r for r in read_results("em", results=results) if r["cell"]["recipe"] == em.RECIPE])
+    speed_series = Series([r for r in read_results("speed", results=results) if r["cell"]["recipe"] == speed.RECIPE])
+    tiers = [tier for tier in ("full", "quick") if any(r["cell"]["config"]["tier"] == tier for r in loaded)]
+    main_tier = tiers[0] if tiers else "full"
+    main = Series([r for r in loaded if r["cell"]["config"]["tier"] == main_tier])
+    parts = [_INTRODUCTION, _targets(main, em_series, speed_series, main_tier), _CAVEATS]
+    for tier in tiers:
+        series = Series([r for r in loaded if r["cell"]["config"]["tier"] == tier])
+        parts.append(_comparison(series, tier, figures))
+    parts += [_em(em_series), _speed(speed_series), _trials(read_results("sparsity_trials", results=results))]
+    parts.append(_attempts())
+    parts.append(_missing(results))
+    return "\n".join(part for part in parts if part)
+
+
+def _targets(main: Series, em_series: Series, speed_series: Series, tier: str) -> str:
+    said = {True: "yes", False: "**no**", None: "not measured yet"}
+    rows = [
+        [line.what, line.target, line.measured, said[line.reached], f"`{line.command}`"]
+        for line in outcomes(main, em_series, speed_series, sparsity.ALPHA, tier)
+    ]
+    text = f"Recipe version {sparsity.RECIPE}, {tier} budgets, α = {sparsity.ALPHA:g}. "
+    text += "A line of the comparison counts as measured from five draws on.\n"
+    return "## Targets\n\n" + text + "\n" + markdown(["what", "target", "measured", "reached", "command"], rows)
+
+
+def _comparison(series: Series, tier: str, figures: Path | None) -> str:
+    steps = ", ".join(f"{name} {count}" for name, count in sparsity.BUDGETS[tier].items())
+    parts = [f"## Annotated planes against arms, {tier} budgets\n", f"Steps: {steps}.\n", _devices(series)]
+    for setting, title in _TITLES.items():
+        chosen = series.where(setting=setting)
+        if chosen.results:
+            parts.append(_setting(chosen, setting, title, tier, figures))
+    cost = series.where(setting="phantom_cost")
+    if cost.results:
+        parts.append(_cost(cost, tier, figures))
+    return "\n".join(parts)
+
+
+def _setting(series: Series, setting: str, title: str, tier: str, figures: Path | None) -> str:
+    planes, alpha = series.distinct("planes"), sparsity.ALPHA
+    parts = [f"### {title}\n"]
+    for metric, name, digits in _METRICS:
+        rows = [
+            [str(p), *(interval_text(at(series, setting, arm, p, alpha).interval(metric), digits) for arm in ARMS)]
+            for p in planes
+        ]
+        parts.append(f"{name}:\n\n" + markdown(["planes", *(arm.title for arm in ARMS.values())], rows))
+    rows = []
+    for count in planes:
+        for arm in STUDENTS:
+            ours = at(series, setting, arm, count, alpha)
+            for rival in RIVALS:
+                theirs = at(series, setting, rival, count, alpha)
+                if difference(ours, theirs, "dice") is not None:
+                    gains = [
+                        interval_text(difference(ours, theirs, metric), digits, sign=True)
+                        for metric, _, digits in _METRICS[:3]
+                    ]
+                    rows.append([f"{count}: {ARMS[arm].title} − {ARMS[rival].title}", *gains])
+    if rows:
+        head = ["planes: student − rival", "Dice", "NSD", "ASSD, µm (less is better)"]
+        parts.append("Paired differences:\n\n" + markdown(head, rows))
+    parts.append(_confusions(series, setting, planes, alpha))
+    parts.append(_alphas(series, setting))
+    stem = f"{setting}_{tier}"
+    drawn = figures is None or draw_sparsity(series, setting, alpha, figures / f"sparsity_{stem}.png")
+    if drawn:
+        parts.append(f"![Dice and surface Dice against annotated planes](figures/sparsity_{stem}.png)\n")
+    if len(series.distinct("alpha")) > 1:
+        if figures is not None:
+            draw_alpha(series, setting, figures / f"alpha_{stem}.png")
+        parts.append(f"![Dice against α](figures/alpha_{stem}.png)\n")
+    return "\n".join(part for part in parts if part)
+
+
+def _confusions(series: Series, setting: str, planes: Sequence[int], alpha: float) -> str:
+    shown = [p for p in planes if p in (1, 2, 4, 22)]
+    rows = [
+        [f"{p}: {what.title}", share_text(matrix)]
+        for p in shown
+        for arm, what in ARMS.items()
+        if (matrix := at(series, setting, arm, p, alpha).mean_confusion()) is not None
+    ]
+    head = ["planes: arm", "percent of voxels, mean over draws"]
+    return "Confusion matrices:\n\n" + markdown(head, rows) if rows else ""
+
+
+def _alphas(series: Series, setting: str) -> str:
+    alphas = series.distinct("alpha")
+    if len(alphas) < 2:
+        return ""
+    rows = []
+    for count in series.distinct("planes"):
+        for arm in STUDENTS:
+            here = series.where(planes=count, arm=arm)
+            if len(here.distinct("alpha")) > 1:
+                zero = at(series, setting, "sparse_3d", count, 0).interval("dice")
+                cells = [interval_text(here.where(alpha=a).interval("dice")) for a in alphas]
+                rows.append([f"{count}: {ARMS[arm].title}", interval_text(zero), *cells])
+    return "Dice against α:\n\n" + markdown(["planes: student", "α = 0 (sparse)", *(f"{a:g}" for a in alphas)], rows)
+
+
+def _cost(series: Series, tier: str, figures: Path | None) -> str:
+    rows = []
+    for arm, what in ARMS.items():
+        found = series.where(arm=arm)
+        if found.results:
+            cpu = [float(r["cpu_seconds"]) for r in found.results]
+            wall = [float(r["wall_seconds"]) for r in found.results]
+            row = [what.title, f"{sum(cpu) / len(cpu):.0f}", f"{sum(wall) / len(wall):.0f}"]
+            rows.append([*row, interval_text(found.interval("dice"))])
+    if figures is not None:
+        draw_cost(series, figures / f"cost_{tier}.png")
+    return (
+        "### Processor seconds to a given Dice (phantom, 1 plane per volume)\n\n"
+        + markdown(["arm", "processor seconds, teacher included", "wall seconds", "Dice at the end"], rows)
+        + f"\n![Dice against processor seconds](figures/cost_{tier}.png)\n"
+    )
+
+
+def _devices(series: Series) -> str:
+    kinds: dict[str, int] = {}
+    for result in series.results:
+        kinds[result["device"]] = kinds.get(result["device"], 0) + 1
+    text = "; ".join(f"{count} on {name}" for name, count in sorted(kinds.items()))
+    if any(result["device_kind"] != "cpu" for result in series.results):
+        text += ". Processor seconds are compared only between cells that ran on a CPU"
+    return f"Cells: {text}.\n"
+
+
+def _em(series: Series) -> str:
+    if not series.results:
+        return ""
+    rows = []
+    for arm in series.distinct("arm"):
+        found = series.where(arm=arm)
+        texts = [interval_text(found.interval(metric)) for metric in ("dice", "iou", "precision", "recall")]
+        steps = "; ".join(sorted({json.dumps(r.get("steps", {})).replace('"', "") for r in found.results}))
+        cpu = sum(float(r["cpu_seconds"]) for r in found.results) / len(found.results)
+        rows.append([str(arm), *texts, f"{cpu / 60:.0f}", steps])
+    head = ["arm", "Dice", "IoU", "precision", "recall", "processor minutes", "steps"]
+    return (
+        "## Mitochondria in electron microscopy\n\n"
+        "Planes 0, 5, …, 155 of the training stack are annotated; 30 minutes of training on two cores for each arm; "
+        "the same test-time views for all. The labels are the Lucchi++ re-annotation, on which scores run higher than on the "
+        "original labels that most papers report.\n\n" + _devices(series) + "\n" + markdown(head, rows)
+    )
+
+
+def _speed(series: Series) -> str:
+    if not series.results:
+        return ""
+    rows = []
+    for arm in ("training", "prediction"):
+        for setting in series.where(arm=arm).distinct("setting"):
+            found = series.where(arm=arm, setting=setting)
+            metrics = sorted({metric for result in found.results for metric in result["scores"]})
+            text = ", ".join(f"{metric} {interval_text(found.interval(metric), 2)}" for metric in metrics)
+            rows.append([f"{arm}, {setting}", text])
+    return "## Speed\n\n" + _devices(series) + "\n" + markdown(["what", "measured"], rows)
+
+
+def _trials(loaded: Sequence[Result]) -> str:
+    """List trials against the frozen recipe's arm on the same draws, one table per recipe version."""
+    parts = []
+    for version in sorted({str(r["cell"]["recipe"]) for r in loaded}):
+        series = Series([r for r in loaded if r["cell"]["recipe"] == version])
+        rows = []
+        for trial in series.distinct("trial"):
+            named = series.where(trial=trial)
+            for result in named.results:
+                cell = result["cell"]
+                keys = ("planes", "alpha", "tier")
+                same = {"setting": cell["setting"], "arm": cell["arm"], **{k: cell["config"].get(k) for k in keys}}
+                here = named.where(**same)
+                if here.results[0] is not result:
+                    continue  # the first of its draws speaks for all
+                changes = ", ".join(f"{k}={json.dumps(v)}" for k, v in cell["config"]["changes"].items())
+                what = f"{trial}: {cell['setting']}, {cell['arm']}, planes {same['planes']}"
+                what += f", α {same['alpha']:g}" if same["alpha"] is not None else ""
+                rows.append([what, changes, str(same["tier"]), interval_text(here.interval("dice"))])
+        head = ["trial", "changed", "budget", "Dice"]
+        parts.append(f"Beside recipe version {version}:\n\n" + markdown(head, rows))
+    if not parts:
+        return ""
+    return "## Trials\n\nSettings that were tried on the phantom and inside x < 288.\n\n" + "\n".join(parts)
+
+
+def _attempts() -> str:
+    path = ROOT / "benchmarks" / "attempts.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _missing(results: Path) -> str:
+    failures = [f for name in ("sparsity", "em", "speed") for f in read_failures(name, results=results)]
+    if not failures:
+        return ""
+    rows = [[f["name"], f["error"].replace("|", "\\|").replace("\n", " ")] for f in failures]
+    return "## Cells that failed\n\n" + markdown(["cell", "error"], rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page, or with ``--check`` say whether the stored page is what the results give."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.make_docs", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    arguments = parser.parse_args(argv)
+    target = arguments.docs / "benchmarks.md"
+    if arguments.check:
+        same = target.exists() and target.read_text(encoding="utf-8") == page(arguments.results)
+        print(
+            f"{target.name} is up to date" if same else f"{target.name} is out of date: python -m benchmarks.make_docs"
+        )
+        return 0 if same else 1
+    arguments.docs.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(arguments.results, arguments.docs / "figures"), encoding="utf-8")
+    print(f"wrote {target.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
