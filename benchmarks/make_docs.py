@@ -223,8 +223,8 @@ def _em(series: Series) -> str:
     return (
         "## Mitochondria in electron microscopy\n\n"
         "Planes 0, 5, …, 155 of the training stack are annotated; 30 minutes of training on two cores for each arm; "
-        "the same test-time views for all. The labels are the Lucchi++ re-annotation, on which scores run higher than on the "
-        "original labels that most papers report.\n\n" + _devices(series) + "\n" + markdown(head, rows)
+        "the same test-time views for all. The labels are the Lucchi++ re-annotation, on which scores run higher than "
+        "on the original labels that most papers report.\n\n" + _devices(series) + "\n" + markdown(head, rows)
     )
 
 

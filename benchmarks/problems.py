@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from benchmarks.cells import data_identity
 
-__all__ = ["DATA", "SETTINGS", "Problem", "HeldOut", "Setting", "choose_planes", "load", "read_pair"]
+__all__ = ["DATA", "SETTINGS", "HeldOut", "Problem", "Setting", "choose_planes", "load", "read_pair"]
 
 Array = npt.NDArray[Any]
 Triple = tuple[int, int, int]
@@ -231,7 +231,7 @@ def _phantom_problem() -> Problem:
     from benchmarks import phantom
 
     volumes = [phantom.volume(index) for index in range(4)]
-    pairs = [(volume.image, volume.semantic > 0) for volume in volumes]
+    pairs = [(volume.image, volume.semantic == 1) for volume in volumes]
     image, truth = pairs[3]
     whole = (slice(None), slice(None), slice(None))
     sha = data_identity(*(array for pair in pairs for array in pair))
