@@ -17,6 +17,7 @@ from fewslice.errors import InputError
 from fewslice.evaluation import Segmentation, evaluate, volumes
 from fewslice.metrics import semantic, surface
 from fewslice.metrics.along_z import consistency
+from fewslice.prediction.whole import segment_probabilities
 from fewslice.volume import Volume
 
 
@@ -83,7 +84,7 @@ def test_blocks_equal_the_whole(monkeypatch: pytest.MonkeyPatch, chunk: tuple[in
     assert blockwise == whole
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**16))
 def test_unlabelled_voxels_change_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -122,11 +123,10 @@ def test_several_classes_at_half() -> None:
 
 
 @given(st.integers(0, 2**16), st.integers(1, 3), st.sampled_from([0.1, 0.5, 0.73]))
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_labels_as_prediction_makes_them(seed: int, channels: int, threshold: float) -> None:
-    whole = pytest.importorskip("fewslice.prediction.whole")
     stored = np.random.default_rng(seed).integers(0, 256, (channels, 2, 3, 4)).astype(np.uint8)
-    assert (volumes.labels_at(stored, threshold) == whole.segment_probabilities(stored, threshold)).all()
+    assert (volumes.labels_at(stored, threshold) == segment_probabilities(stored, threshold)).all()
 
 
 # ---------------------------------------------------------------------------------------------------------- matching

@@ -51,6 +51,11 @@ def test_only_where_all_planes_are_known() -> None:
     assert consistency(volume, valid) == {"flicker": 1.0, "plane_disagreement": 1.0}
 
 
+def test_flicker_needs_all_three_planes() -> None:
+    valid = column(0, 1, 1, 1).astype(bool)
+    assert consistency(column(0, 1, 0, 0), valid)["flicker"] == 0.0  # only the second triple is known
+
+
 def test_pairs_weigh_the_same() -> None:
     volume = np.array([[[0, 0]], [[1, 0]], [[0, 1]]])
     valid = np.array([[[1, 1]], [[1, 1]], [[1, 0]]], bool)

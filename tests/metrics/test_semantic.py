@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -63,12 +63,14 @@ def test_counting_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert (semantic.confusion(predicted, truth, valid) == whole).all()
 
 
+@settings(deadline=None)
 @given(labels, labels, masks)
 def test_blocks_add_up(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> None:
     parts = [semantic.confusion(p, t, v, 3) for p, t, v in zip(predicted, truth, valid, strict=True)]
     assert (sum(parts) == semantic.confusion(predicted, truth, valid, 3)).all()
 
 
+@settings(deadline=None)
 @given(labels, labels, masks, labels, labels)
 def test_unlabelled_voxels_change_nothing(
     predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray, noise: np.ndarray, more: np.ndarray
@@ -78,6 +80,7 @@ def test_unlabelled_voxels_change_nothing(
     assert before.tolist() == after.tolist()
 
 
+@settings(deadline=None)
 @given(labels, labels)
 def test_dice_follows_from_iou_and_swapping_swaps_precision_and_recall(one: np.ndarray, two: np.ndarray) -> None:
     first = semantic.scores(semantic.foreground(semantic.confusion(one, two)))
@@ -89,6 +92,7 @@ def test_dice_follows_from_iou_and_swapping_swaps_precision_and_recall(one: np.n
     assert all(value is None or 0 <= value <= 1 for value in first.values())
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, (4, 5)), hnp.arrays(np.bool_, (4, 5)), hnp.arrays(np.bool_, (4, 5)), st.booleans())
 def test_all_thresholds_in_one_pass(values: np.ndarray, truth: np.ndarray, valid: np.ndarray, as_float: bool) -> None:
     thresholds = [0.5, 0.0, 1.0, 51 / 255, 0.2, 0.999]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -153,6 +153,7 @@ def test_isolated_planes(planes: list[int], axis: int | None) -> None:
     assert isolated_axis(valid) == axis
 
 
+@settings(deadline=None)
 @given(masks, masks, masks, sizes, st.sampled_from([None, 0.0, 1.0, 2.5]))
 def test_symmetric_and_in_range(
     one: np.ndarray, two: np.ndarray, valid: np.ndarray, size: tuple[float, ...] | None, tolerance: float | None
@@ -167,6 +168,7 @@ def test_symmetric_and_in_range(
         assert assd >= 0 and 0 <= hd95 <= np.linalg.norm(np.multiply(one.shape, size or (1, 1, 1)))
 
 
+@settings(deadline=None)
 @given(masks, masks, masks, masks)
 def test_unlabelled_voxels_change_nothing(
     one: np.ndarray, two: np.ndarray, valid: np.ndarray, noise: np.ndarray
@@ -176,6 +178,7 @@ def test_unlabelled_voxels_change_nothing(
     assert before == after
 
 
+@settings(deadline=None)
 @given(masks, masks, st.floats(0.1, 10))
 def test_lengths_scale_with_the_voxel(one: np.ndarray, two: np.ndarray, factor: float) -> None:
     small = surface_scores(one, two, (2, 1, 1))
