@@ -17,7 +17,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewslice.workflow import convert, demo, evaluate, info, predict, report, run, train
+    from fewslice.demo import demo
+    from fewslice.workflow import convert, evaluate, info, predict, report, run, train
 
 __all__ = ["__version__", "convert", "demo", "evaluate", "info", "predict", "report", "run", "train"]
 
@@ -29,8 +30,8 @@ _VERBS = frozenset(__all__) - {"__version__"}
 class _Package(ModuleType):
     """The package as an object: a verb keeps its name also when a room of the same name is imported.
 
-    Importing the room ``fewslice.report`` makes the import system assign the module to ``fewslice.report``, where the
-    verb belongs. ``from fewslice.report import ...`` does not look at the attribute and works as ever.
+    Importing the room ``fewslice.report`` or ``fewslice.demo`` makes the import system assign the module to the name
+    where the verb belongs. ``from fewslice.report import ...`` does not look at the attribute and works as ever.
     """
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -42,7 +43,7 @@ def __getattr__(name: str) -> Any:
     """Load a verb on first use."""
     if name not in _VERBS:
         raise AttributeError(f"module 'fewslice' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module("fewslice.workflow"), name)
+    return getattr(import_module("fewslice.demo" if name == "demo" else "fewslice.workflow"), name)
 
 
 def __dir__() -> list[str]:
