@@ -156,6 +156,10 @@ def test_values_without_truth_do_not_move_the_split() -> None:
     assert np.array_equal(one.validation[0], two.validation[0])
 
 
+def test_the_note_stays_readable() -> None:
+    assert len(split([truth((1500, 4, 4))]).note) < 500
+
+
 # ------------------------------------------------------------------------------------------------------------- classes
 
 

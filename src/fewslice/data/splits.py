@@ -357,15 +357,16 @@ def _about_classes(planes: _Planes, held: NDArray[np.bool_]) -> str:
     return f" No held-out plane has {names}." if names else ""
 
 
-def _ranges(indices: Sequence[int]) -> str:
-    """Write ascending indices compactly: 4, 8, 20-25."""
+def _ranges(indices: Sequence[int], most: int = 16) -> str:
+    """Write ascending indices compactly: 4, 8, 20-25; of many, the first ones and the last."""
     parts: list[list[int]] = []
     for i in indices:
         if parts and i == parts[-1][-1] + 1:
             parts[-1].append(i)
         else:
             parts.append([i])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+    shown = [str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts]
+    return ", ".join(shown if len(shown) <= most else [*shown[: most - 1], "…", shown[-1]])
 
 
 # ---------------------------------------------------------------------------------------------------- regions
