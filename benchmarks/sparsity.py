@@ -24,7 +24,19 @@ from benchmarks.arms import ARMS, device_of, score, train
 from benchmarks.cells import Cell, Clock, Context
 from benchmarks.problems import SETTINGS, HeldOut, Problem, choose_planes, load
 
-__all__ = ["ALPHA", "ALPHAS", "BUDGETS", "DRAWS", "RECIPE", "every_cell", "make_cell", "plan", "recipe", "run_cell"]
+__all__ = [
+    "ALPHA",
+    "ALPHAS",
+    "BUDGETS",
+    "DRAWS",
+    "RECIPE",
+    "changed",
+    "every_cell",
+    "make_cell",
+    "plan",
+    "recipe",
+    "run_cell",
+]
 
 RECIPE = "1"
 """Version of the recipes. Raise it whenever a setting, a budget or code that moves scores changes."""
@@ -95,18 +107,11 @@ def make_cell(
     trial
         Name of a trial; empty for the frozen recipe.
     changes
-        Settings of the trial by dotted key; ``steps.STAGE`` changes a budget.
+        Settings of the trial; see :func:`changed`.
     """
     settings, steps = recipe(setting, arm, alpha, tier)
     for key, value in (changes or {}).items():
-        where, _, last = key.rpartition(".")
-        if where == "steps":
-            steps[last] = int(value)
-            continue
-        inner = settings
-        for part in where.split(".") if where else []:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
+        settings, steps = changed(settings, steps, arm, key, value)
     label: dict[str, Any] = {"planes": planes}
     if alpha is not None:
         label["alpha"] = alpha
@@ -132,8 +137,78 @@ def make_cell(
     )
 
 
-def every_cell(tier: str, draws: int = DRAWS, **trial: Any) -> list[Cell]:
-    """List all cells of a tier, draw by draw, so that whatever is done when time is up is paired."""
+def changed(
+    settings: Mapping[str, Any], steps: Mapping[str, int], arm: str, key: str, value: Any
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Change one setting of an arm, where the arm has what the key speaks of.
+
+    Parameters
+    ----------
+    settings, steps
+        Of the arm.
+    arm
+        Its name.
+    key
+        ``SCOPE.path.to.setting`` or ``SCOPE.steps``. Scopes: ``2d`` and ``3d``, the networks of that kind in every arm,
+        teachers and students included; ``cnn_2d``, ``unet_2d``, one of the 2D networks; ``teacher``, ``student``,
+        ``sparse``, one role alone; ``pseudo``, the strategy of the students itself.
+    value
+        The new value.
+
+    Returns
+    -------
+    tuple
+        New settings and steps; equal to the old ones where the key does not concern the arm.
+
+    Raises
+    ------
+    SystemExit
+        For an unknown scope.
+    """
+    from copy import deepcopy
+
+    strategy, own = ARMS[arm].strategy, {"cnn_2d": "cnn_2d", "unet": "unet_2d", "": ""}[ARMS[arm].network]
+    roles = {
+        "slices_2d": [("", "segment", {"2d", own})],
+        "sparse_3d": [("", "segment", {"3d", "sparse"})],
+        "pseudo_labels": [
+            ("teacher", "teacher", {"2d", own, "teacher"}),
+            ("student", "student", {"3d", "student"}),
+            ("", "", {"pseudo"}),
+        ],
+    }[strategy]
+    new, budget = deepcopy(dict(settings)), dict(steps)
+    scope, _, path = key.partition(".")
+    if scope not in {"2d", "3d", "cnn_2d", "unet_2d", "teacher", "student", "sparse", "pseudo"} or not path:
+        raise SystemExit(f"--set {key}: begin with 2d., 3d., cnn_2d., unet_2d., teacher., student., sparse. or pseudo.")
+    for place, stage, scopes in roles:
+        if scope not in scopes:
+            continue
+        if path == "steps":
+            budget[stage] = int(value)
+            continue
+        inner = new[place] if place else new
+        *parents, last = path.split(".")
+        for part in parents:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return new, budget
+
+
+def every_cell(
+    tier: str, draws: int = DRAWS, *, alphas: Sequence[float] | None = None, trial: str = "", **changes: Any
+) -> list[Cell]:
+    """List all cells of a tier, draw by draw, so that whatever is done when time is up is paired.
+
+    Parameters
+    ----------
+    tier, draws
+        Budget and number of draws.
+    alphas
+        α of the students; by default :data:`ALPHAS` at few planes and :data:`ALPHA` elsewhere.
+    trial, changes
+        See :func:`make_cell`.
+    """
     cells = []
     for setting, protocol in SETTINGS.items():
         for draw in range(draws):
@@ -141,23 +216,35 @@ def every_cell(tier: str, draws: int = DRAWS, **trial: Any) -> list[Cell]:
                 for arm, what in ARMS.items():
                     if what.is_student and planes == protocol.depth:
                         continue  # nothing is unlabelled: the student would be the sparse arm
-                    alphas: Sequence[float | None] = (None,)
+                    used: Sequence[float | None] = (None,)
                     if what.is_student:
-                        alphas = ALPHAS.get(setting, (ALPHA,)) if planes in _ALPHA_PLANES else (ALPHA,)
-                    cells += [make_cell(setting, arm, planes, draw, alpha=a, tier=tier, **trial) for a in alphas]
+                        used = ALPHAS.get(setting, (ALPHA,)) if planes in _ALPHA_PLANES else (ALPHA,)
+                        used = alphas or used
+                    cells += [
+                        make_cell(setting, arm, planes, draw, alpha=alpha, tier=tier, trial=trial, **changes)
+                        for alpha in used
+                    ]
     return cells
 
 
 def plan(arguments: argparse.Namespace) -> list[Cell]:
-    """List the cells that the command line asks for."""
+    """List the cells that the command line asks for; of a trial, only those that it changes."""
     tier = "quick" if arguments.quick else "full"
-    if bool(arguments.trial) != bool(arguments.set):
-        raise SystemExit("--trial names what --set changes; give both or neither")
+    if bool(arguments.trial) != bool(arguments.set or arguments.alphas):
+        raise SystemExit("--trial names what --set and --alphas change; give both or neither")
     if not arguments.trial:
         return every_cell(tier, arguments.draws)
     changes = dict(_setting(text) for text in arguments.set)
-    cells = every_cell(tier, arguments.draws, trial=arguments.trial, changes=changes)
-    return [cell for cell in cells if SETTINGS[cell.setting].tuned]
+    alphas = arguments.alphas or [ALPHA]
+    cells = every_cell(tier, arguments.draws, alphas=alphas, trial=arguments.trial, changes=changes)
+    return [cell for cell in cells if SETTINGS[cell.setting].tuned and _differs(cell)]
+
+
+def _differs(cell: Cell) -> bool:
+    """Whether a trial's cell is anything but the frozen recipe at its α."""
+    alpha = cell.config.get("alpha")
+    settings, steps = recipe(cell.setting, cell.arm, alpha if alpha is None else ALPHA, cell.config["tier"])
+    return settings != cell.config["settings"] or steps != cell.budget
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -248,7 +335,8 @@ def make_samples(problem: Problem, chosen: Sequence[Sequence[int]]) -> list[Any]
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=DRAWS, help="number of draws")
     parser.add_argument("--trial", default="", help="name of a trial of other settings (phantom and inside x < 288)")
-    example = "student.network.features=24 or steps.student=3000"
+    parser.add_argument("--alphas", type=float, nargs="+", default=None, help="α of the trial's students")
+    example = "3d.network.features=24 or student.steps=3000"
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help=f"a setting of the trial, e.g. {example}"
     )

@@ -23,7 +23,7 @@ def known_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(**changes: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"quick": False, "draws": 2, "trial": "", "set": [], **changes})
+    return argparse.Namespace(**{"quick": False, "draws": 2, "trial": "", "set": [], "alphas": None, **changes})
 
 
 def test_every_cell_has_its_own_key_and_name() -> None:
@@ -64,18 +64,50 @@ def test_the_teacher_runs_before_its_students_in_the_same_group() -> None:
 
 
 def test_trials_change_what_they_say_and_only_where_recipes_may_be_chosen() -> None:
-    cells = sparsity.plan(arguments(trial="wide", set=["student.network.features=24", "steps.student=7"]))
+    cells = sparsity.plan(arguments(trial="wide", set=["student.network.features=24", "student.steps=7"]))
     assert {cell.benchmark for cell in cells} == {"sparsity_trials"}
     assert {cell.setting for cell in cells} == {name for name, setting in SETTINGS.items() if setting.tuned}
-    student = next(cell for cell in cells if cell.arm == "student_cnn_2d")
+    assert {cell.arm for cell in cells} == {"student_cnn_2d", "student_unet_2d"}
+    student = cells[0]
     assert student.config["settings"]["student"]["network"]["features"] == 24
     assert student.budget["student"] == 7
-    assert student.config["changes"] == {"student.network.features": 24, "steps.student": 7}
+    assert student.config["changes"] == {"student.network.features": 24, "student.steps": 7}
     frozen = next(cell for cell in sparsity.plan(arguments()) if cell.arm == "student_cnn_2d")
     assert frozen.config["settings"]["student"]["network"]["features"] == 16
+    assert {c.config["alpha"] for c in sparsity.plan(arguments(trial="a", alphas=[0.1, 2.0]))} == {0.1, 2.0}
 
 
-@pytest.mark.parametrize("changes", [{"trial": "x"}, {"set": ["a=1"]}, {"trial": "x", "set": ["a"]}])
+@pytest.mark.parametrize(
+    ("key", "arms"),
+    [
+        ("2d", {"cnn_2d", "unet_2d", "student_cnn_2d", "student_unet_2d"}),
+        ("3d", {"sparse_3d", "student_cnn_2d", "student_unet_2d"}),
+        ("unet_2d", {"unet_2d", "student_unet_2d"}),
+        ("cnn_2d", {"cnn_2d", "student_cnn_2d"}),
+        ("sparse", {"sparse_3d"}),
+        ("teacher", {"student_cnn_2d", "student_unet_2d"}),
+        ("pseudo", {"student_cnn_2d", "student_unet_2d"}),
+    ],
+)
+def test_a_change_reaches_the_arms_of_its_scope(key: str, arms: set[str]) -> None:
+    cells = sparsity.plan(arguments(trial="t", set=[f"{key}.some.setting=1"], draws=1))
+    assert {cell.arm for cell in cells} == arms
+
+
+def test_a_change_of_the_2d_network_keeps_teacher_and_2d_arm_the_same() -> None:
+    for key in ("2d.learning_rate", "cnn_2d.network.dropout", "2d.steps"):
+        own = sparsity.changed(*sparsity.recipe("phantom", "cnn_2d", None, "full"), "cnn_2d", key, 3)
+        student = sparsity.changed(*sparsity.recipe("phantom", "student_cnn_2d", 0.5, "full"), "student_cnn_2d", key, 3)
+        assert student[0]["teacher"] == own[0]
+        assert student[1]["teacher"] == own[1]["segment"]
+
+
+def test_an_unknown_scope_is_refused() -> None:
+    with pytest.raises(SystemExit, match=r"begin with 2d\."):
+        sparsity.plan(arguments(trial="t", set=["network.features=1"]))
+
+
+@pytest.mark.parametrize("changes", [{"trial": "x"}, {"set": ["2d.a=1"]}, {"trial": "x", "set": ["2d.a"]}])
 def test_a_trial_names_its_changes(changes: Mapping[str, Any]) -> None:
     with pytest.raises(SystemExit, match="--set"):
         sparsity.plan(arguments(**changes))
