@@ -215,7 +215,7 @@ def predict(
     PartialError
         If some blocks could not be computed; the others are kept.
     """
-    from fewslice.data.samples import expand_images
+    from fewslice.data.samples import expand
     from fewslice.model import Model, model_hash
     from fewslice.prediction.blockwise import predict_volume
     from fewslice.prediction.resampling import resampled
@@ -228,7 +228,7 @@ def predict(
     model = Model.load(model_folder)
     if views is not None:
         model.steps = tuple(step.model_copy(update={"views": views}) for step in model.steps)
-    paths = expand_images(images)
+    paths = expand(images)
     outputs = _outputs(paths, Path(output))
     volumes = []
     for path in paths:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -71,7 +71,7 @@ def _in_memory(volume: Volume) -> Volume:
     size = volume.channels * int(np.prod(volume.shape)) * volume.dtype.itemsize
     if size > _CACHE_BYTES:
         return volume
-    return Volume.from_array(volume.read(), volume.voxel_size_um, source=volume.source)
+    return replace(volume, array=volume.read())
 
 
 @dataclass(frozen=True)

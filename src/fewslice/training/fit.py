@@ -147,7 +147,6 @@ def fit(
         return _finished(stage, result)
     keep_memory()
     fabric = _fabric(hardware)
-    _take_initial(stage, run)
     originals = dict(stage.modules)
     _set_up(stage, fabric)
     progress = _resume(stage, originals, folder, run)
@@ -242,6 +241,8 @@ def measure_seconds_per_step(stage: Stage, hardware: Hardware, *, count: int = 6
 
 
 def _fabric(hardware: Hardware) -> Any:
+    import logging
+
     from lightning_fabric import Fabric
 
     from fewslice.model import prefers_bfloat16
@@ -249,6 +250,8 @@ def _fabric(hardware: Hardware) -> Any:
     device = hardware.torch_device()
     use_bfloat16 = prefers_bfloat16(device) if hardware.bfloat16 is None else hardware.bfloat16
     strategy = "auto" if hardware.devices == 1 else "ddp"
+    for name in ("lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=device.type,
         devices=hardware.devices,
@@ -384,11 +387,11 @@ def _load(modules: Mapping[str, nn.Module], weights: Weights) -> None:
         module.load_state_dict(weights[name])
 
 
-def _take_initial(stage: Stage, run: RunFolder) -> None:
+def _take_initial(stage: Stage, modules: Mapping[str, nn.Module], run: RunFolder) -> None:
     for name, weights in stage.initial.items():
-        own = stage.modules[name].state_dict()
+        own = modules[name].state_dict()
         taken = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-        stage.modules[name].load_state_dict({**own, **taken})
+        modules[name].load_state_dict({**own, **taken})
         changed = sorted(set(own) - set(taken))
         run.record({"event": "initial", "stage": stage.name, "module": name, "taken": len(taken), "changed": changed})
 
@@ -417,6 +420,7 @@ def _resume(stage: Stage, modules: Mapping[str, nn.Module], folder: Path, run: R
     path = folder / "checkpoint.pt"
     if not path.exists():
         run.forget_after(stage.name, -1)
+        _take_initial(stage, modules, run)
         return _Progress()
     device = next(next(iter(modules.values())).parameters()).device
     content = torch.load(path, map_location=device, weights_only=True)
