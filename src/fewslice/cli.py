@@ -37,7 +37,7 @@ Planes = Annotated[
     typer.Option(help="Annotated planes, 0-based: 0,5,10 or 0:160:5 or y=3,9; repeatable; all by default."),
 ]
 Background = Annotated[Optional[int], typer.Option(help="Value in the labels that means background.")]
-Unlabelled = Annotated[Optional[str], typer.Option(help="Value in the labels that means unlabelled, or 'highest'.")]
+Unlabelled = Annotated[Optional[str], typer.Option(help="Value in the labels that means unlabelled, 'highest', or 'none'.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -48,7 +48,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 def train(
     images: Images,
     output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")],
-    labels: Annotated[Optional[list[str]], typer.Option(help="Label files or quoted globs; repeatable.")] = None,
+    labels: Annotated[Optional[list[str]], typer.Option(help="Label files or quoted globs; repeatable; none for an unlabelled image.")] = None,
     strategy: Annotated[str, typer.Option(help="Kind of strategy; with --help its settings.")] = "pseudo_labels",
     axes: Axes = None,
     channels: Channels = None,
@@ -407,7 +407,7 @@ def _readable(value: Any) -> str:
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).absolute())
+    return path if "://" in path or path == "none" else str(Path(path).absolute())
 
 
 def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
