@@ -3,8 +3,8 @@
 `augment` goes through four steps, each sample of the batch with draws of its own:
 
 1. flips along z, y, x and right-angle turns in the plane: exact, nothing is interpolated;
-2. one smooth warp of the plane, affine and elastic together, the same for every z. Planes are never mixed: along z voxels
-   are usually coarser, and annotation comes plane by plane;
+2. one smooth warp of the plane, affine and elastic together, the same for every z. Planes are never mixed: along z
+   voxels are usually coarser, and annotation comes plane by plane;
 3. intensity: gain, contrast, offset, gamma, per channel;
 4. blur and noise.
 
@@ -122,9 +122,9 @@ def augment(
     Returns
     -------
     image, target, weight
-        New tensors of the same shapes and types. Under a warp the image is interpolated linearly, and mirrored where the
-        warp reaches outside; the weight comes from the nearest pixel, and is 0 outside; so do classes, while
-        probabilities are interpolated linearly between pixels of positive weight only, so that values where the
+        New tensors of the same shapes and types. Under a warp the image is interpolated linearly, and mirrored where
+        the warp reaches outside. The weight is the nearest pixel's, and 0 outside. Classes are the nearest pixel's as
+        well; probabilities are interpolated linearly between pixels of positive weight only, so that values where the
         weight is 0 go nowhere.
 
     Raises

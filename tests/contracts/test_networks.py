@@ -1,0 +1,193 @@
+"""Every network kind keeps what the room promises, in each of its shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from fewslice import registry
+from fewslice.errors import InputError
+
+# Settings to try beside the defaults; a kind that is not listed is tried with its defaults alone.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "unet": [
+        {"features": 4, "depth": 2},
+        {"features": 4, "depth": 3, "pooling": ((1, 2, 2), (2, 2, 2))},
+        {"features": 4, "depth": 2, "dims": 2},
+        {"features": 8, "depth": 2, "pooling": ((1, 3, 2),), "skips": "concatenate", "norm": "none"},
+    ],
+    "residual_unet": [{"features": 4, "depth": 2}, {"features": 4, "depth": 2, "dims": 2}],
+}
+CASES = [(kind, settings) for kind in registry.names("networks") for settings in VARIANTS.get(kind, [{}])]
+
+
+def build(kind: str, settings: dict[str, Any], in_channels: int = 2, out_channels: int = 3, seed: int = 0) -> Any:
+    module = registry.load("networks", kind)
+    torch.manual_seed(seed)
+    return module.build(module.Config(**settings), in_channels, out_channels)
+
+
+def extent(network: Any, cells: int = 3) -> tuple[int, ...]:
+    """Spatial extent of about 16 voxels or `cells` pooling cells, different along every axis."""
+    found = [max(cells, 16 // d) * d + d * k for k, d in enumerate(network.divisor)]
+    return tuple(found[3 - network.dims :])
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_attributes_and_output_shape(kind: str, settings: dict[str, Any]) -> None:
+    network = build(kind, settings)
+    assert network.dims in (2, 3)
+    assert len(network.divisor) == len(network.halo) == 3
+    assert all(type(v) is int for v in (*network.divisor, *network.halo))
+    assert all(d >= 1 for d in network.divisor)
+    if network.dims == 2:
+        assert network.divisor[0] == 1
+        assert network.halo[0] == 0
+    x = torch.randn(2, 2, *extent(network))
+    out = network(x)
+    assert out.shape == (2, 3, *x.shape[2:])
+    assert out.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_extents_that_do_not_divide_are_refused_by_name(kind: str, settings: dict[str, Any]) -> None:
+    network = build(kind, settings)
+    for axis in range(network.dims):
+        divisor = network.divisor[axis + 3 - network.dims]
+        wrong = list(extent(network))
+        wrong[axis] += 1
+        if divisor == 1:
+            assert network(torch.randn(2, 2, *wrong)).shape[2:] == tuple(wrong)
+        else:
+            with pytest.raises(InputError, match="multiples of"):
+                network(torch.randn(2, 2, *wrong))
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_halo_is_the_reach_of_the_gradient(kind: str, settings: dict[str, Any]) -> None:
+    """No input further than the halo has a gradient, and some input exactly that far has one, along every axis."""
+    network = build(kind, settings, 1, 2).eval().double()
+    with torch.no_grad():  # positive weights: nothing cancels, no unit is dead
+        for parameter in network.parameters():
+            parameter.abs_()
+    dims = network.dims
+    halo, divisor = network.halo[3 - dims :], network.divisor[3 - dims :]
+    shape = [d * (2 * -(-h // d) + 3) for h, d in zip(halo, divisor, strict=True)]
+    middle = [s // d // 2 * d for s, d in zip(shape, divisor, strict=True)]
+    furthest = [0] * dims
+    generator = torch.Generator().manual_seed(0)
+    # Max pooling passes the gradient to one voxel of each cell; several inputs show the others.
+    for _ in range(3):
+        x = torch.rand(1, 1, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        out = network(x)[0, 1]
+        for phase in range(max(divisor)):
+            position = [m + min(phase, d - 1) for m, d in zip(middle, divisor, strict=True)]
+            (gradient,) = torch.autograd.grad(out[tuple(position)], x, retain_graph=True)
+            seen = gradient[0, 0].nonzero() - torch.tensor(position)
+            reach = seen.abs().amax(0).tolist()
+            assert all(r <= h for r, h in zip(reach, halo, strict=True)), (position, reach)
+            furthest = [max(f, r) for f, r in zip(furthest, reach, strict=True)]
+    assert furthest == list(halo)
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_a_block_with_its_halo_equals_the_whole(kind: str, settings: dict[str, Any]) -> None:
+    network = build(kind, settings, 1, 2).eval().double()
+    dims = network.dims
+    halo, divisor = network.halo[3 - dims :], network.divisor[3 - dims :]
+    margin = [-(-h // d) * d for h, d in zip(halo, divisor, strict=True)]
+    shape = [2 * m + 2 * d for m, d in zip(margin, divisor, strict=True)]
+    whole = torch.randn(1, 1, *[s + d for s, d in zip(shape, divisor, strict=True)], dtype=torch.float64)
+    block = whole[(..., *[slice(d, None) for d in divisor])]
+    inner = tuple(slice(m, m + 2 * d) for m, d in zip(margin, divisor, strict=True))
+    outer = tuple(slice(s.start + d, s.stop + d) for s, d in zip(inner, divisor, strict=True))
+    with torch.no_grad():
+        torch.testing.assert_close(network(block)[(..., *inner)], network(whole)[(..., *outer)])
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_the_seed_makes_the_network(kind: str, settings: dict[str, Any]) -> None:
+    one, same, other = (build(kind, settings, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_state_dict_round_trip(kind: str, settings: dict[str, Any]) -> None:
+    network, other = build(kind, settings, seed=1), build(kind, settings, seed=2)
+    x = torch.randn(2, 2, *extent(network))
+    network(x)  # moves the running statistics of normalisations
+    network.eval()
+    other.eval()
+    with torch.no_grad():
+        assert not torch.equal(other(x), network(x))
+        other.load_state_dict(network.state_dict())
+        assert torch.equal(other(x), network(x))
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_channels_last_and_bfloat16(kind: str, settings: dict[str, Any]) -> None:
+    network = build(kind, settings)
+    layout = torch.channels_last if network.dims == 2 else torch.channels_last_3d
+    x = torch.randn(2, 2, *extent(network))
+    network(x)
+    network.eval()
+    with torch.no_grad():
+        expected = network(x)
+    network.to(memory_format=layout)
+    x = x.contiguous(memory_format=layout)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(x)
+    assert out.dtype == torch.bfloat16
+    assert (out.float() - expected).abs().mean() < 0.03 * expected.std()
+    out.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_it_learns(kind: str, settings: dict[str, Any]) -> None:
+    """In a few steps on one image the loss falls well below indifference (0.69): gradients reach what matters."""
+    network = build(kind, settings | {"dropout": 0.0}, 1, 2)
+    x = torch.randn(2, 1, *extent(network), generator=torch.Generator().manual_seed(3))
+    target = (x[:, 0] > 0).long()
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(network(x), target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.5
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_starts_near_indifference(kind: str, settings: dict[str, Any]) -> None:
+    """The last bias is 0 and logits are of order 1, so that training starts without a preferred class."""
+    network = build(kind, settings)
+    last = [module for module in network.modules() if getattr(module, "bias", None) is not None][-1]
+    name = "fc6" if kind == "cnn_2d" else "head"
+    head = getattr(network, name, last)
+    assert not head.bias.any()
+    logits = network(torch.randn(2, 2, *extent(network)))
+    assert 0.05 < logits.std() < 5
+
+
+@pytest.mark.parametrize("kind", registry.names("networks"))
+def test_config(kind: str) -> None:
+    module = registry.load("networks", kind)
+    config = module.Config()
+    with pytest.raises(ValidationError, match="no_such_setting"):
+        module.Config(no_such_setting=1)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.dropout = 0.1
+    adapted = config.adapted((2.0, 0.88, 0.88), (32, 64, 64))
+    assert isinstance(adapted, module.Config)
+    assert adapted.adapted((2.0, 0.88, 0.88), (32, 64, 64)) == adapted
+    assert module.Config(**adapted.model_dump(mode="json")) == adapted
+    network = module.build(adapted, 1, 2)
+    patch = (32, 64, 64)
+    assert all(p % d == 0 for p, d in zip(patch, network.divisor, strict=True))
