@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,10 +17,26 @@ import numpy.typing as npt
 
 from fewslice import registry
 from fewslice.errors import FewsliceError, InputError
-from fewslice.formats import Stored
-from fewslice.volume import ArrangedArray, LazyArray, Shape3, Triple, Volume, check_voxel_size, resolve_axes
+from fewslice.files import disk_error
+from fewslice.formats import Stored, WriteOptions, ome_zarr
+from fewslice.formats._ngff import VERSIONS
+from fewslice.formats.ome_zarr import DEFAULT_CHUNKS, OutputStore
+from fewslice.volume import ArrangedArray, Shape3, Triple, Volume, check_voxel_size, resolve_axes
 
-__all__ = ["open_labels", "open_volume"]
+__all__ = [
+    "DEFAULT_CHUNKS",
+    "OutputStore",
+    "convert",
+    "create_labels",
+    "create_output",
+    "describe",
+    "open_labels",
+    "open_output",
+    "open_volume",
+    "save_labels",
+    "save_volume",
+    "write_pyramid",
+]
 
 PathLike = str | os.PathLike[str]
 
@@ -67,7 +87,12 @@ def open_volume(
     stored = _stored(source)
     count = None if channels is not None else expected_channels
     letters, note = resolve_axes(
-        stored.axes, stored.array.shape, source=source, given=axes, expected_shape=expected_shape, expected_channels=count
+        stored.axes,
+        stored.array.shape,
+        source=source,
+        given=axes,
+        expected_shape=expected_shape,
+        expected_channels=count,
     )
     volume = _volume(stored, letters, note, source, size)
     return volume if channels is None else volume.with_channels(channels)
@@ -101,8 +126,404 @@ def open_labels(path: PathLike, *, axes: str | None = None) -> Volume:
     letters, note = resolve_axes(stored.axes, shape, source=source, given=given, expected_channels=1)
     volume = _volume(stored, letters, note, source, None)
     if volume.channels != 1:
-        raise InputError(f"{source} has {volume.channels} channels, but labels have one; store the labels as one channel")
+        raise InputError(
+            f"{source} has {volume.channels} channels, but labels have one; store the labels as one channel"
+        )
     return volume
+
+
+def create_output(
+    path: PathLike,
+    *,
+    shape: Sequence[int],
+    channel_names: Sequence[str],
+    voxel_size_um: Sequence[float] | None = None,
+    origin_um: Sequence[float] = (0.0, 0.0, 0.0),
+    dtype: npt.DTypeLike = np.uint8,
+    chunks: Sequence[int] | None = None,
+    shards: Sequence[int] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    ome_version: str = "0.5",
+    overwrite: bool = False,
+) -> OutputStore:
+    """Create an OME-Zarr image to be written block by block: its first level, filled with 0, no pyramid yet.
+
+    Parameters
+    ----------
+    path
+        ``OUT.ome.zarr``.
+    shape
+        z, y, x.
+    channel_names
+        One per channel.
+    voxel_size_um, origin_um
+        z, y, x in micrometres; without a voxel size lengths stay in voxels.
+    dtype
+        Of the values.
+    chunks, shards
+        z, y, x of a chunk of one channel (:data:`DEFAULT_CHUNKS` when None), and of a shard (0.5 only; none when None).
+    attributes
+        What is stored under ``fewslice`` in the group's attributes; JSON values only.
+    ome_version
+        "0.5" or "0.4".
+    overwrite
+        Replace an existing store, which is removed once the new one is in place.
+
+    Returns
+    -------
+    OutputStore
+        Blocks are written with ``.write(box, array)``, then :func:`write_pyramid` completes it.
+
+    Raises
+    ------
+    InputError
+        If it exists and `overwrite` is false, or an argument cannot be used; nothing is changed.
+    DiskError
+        If the disk refuses the write.
+    """
+    target = os.fspath(path)
+    place = Path(target)
+    if place.suffix.lower() != ".zarr":
+        raise InputError(f"{target} must be named like OUT.ome.zarr; choose such a name for the output")
+    if min(shape) < 1 or len(shape) != 3 or not channel_names:
+        raise InputError(
+            f"an output of extents {tuple(shape)} with {len(channel_names)} channels was asked for; none may be 0"
+        )
+    size = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
+
+    def fill(beside: str) -> None:
+        ome_zarr.create_image(
+            Path(beside), name=_name(place), shape=shape, channel_names=channel_names, voxel_size_um=size,
+            origin_um=origin_um, dtype=dtype, chunks=chunks, shards=shards, attributes=attributes, version=ome_version,
+        )  # fmt: skip
+
+    _put(target, ome_zarr, fill, overwrite)
+    return ome_zarr.open_image(place)
+
+
+def open_output(path: PathLike, labels: str | None = None) -> OutputStore:
+    """Open a store made by :func:`create_output` (or one of its labels) to go on writing.
+
+    Parameters
+    ----------
+    path
+        The store.
+    labels
+        Name of a label image in it; the image itself when None.
+
+    Raises
+    ------
+    InputError
+        If there is no such store.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        raise InputError(f"{place} does not exist; create it first")
+    return ome_zarr.open_image(place) if labels is None else ome_zarr.open_label_store(place / "labels" / labels)
+
+
+def create_labels(
+    store_path: PathLike,
+    name: str,
+    *,
+    shape: Sequence[int],
+    dtype: npt.DTypeLike,
+    chunks: Sequence[int] | None = None,
+    shards: Sequence[int] | None = None,
+    voxel_size_um: Sequence[float] | None = None,
+    origin_um: Sequence[float] = (0.0, 0.0, 0.0),
+    attributes: Mapping[str, Any] | None = None,
+    colours: Mapping[int, Sequence[int]] | None = None,
+    class_names: Mapping[int, str] | None = None,
+    overwrite: bool = False,
+) -> OutputStore:
+    """Create the label image ``labels/<name>`` of an OME-Zarr image, filled with 0, in the image's own version.
+
+    Parameters
+    ----------
+    store_path
+        The image, ours or another program's.
+    name
+        Name of the labels.
+    shape, dtype
+        z, y, x, and an integer type.
+    chunks, shards, voxel_size_um, origin_um, attributes
+        As for :func:`create_output`.
+    colours
+        Red, green, blue, alpha (0 to 255) per label value.
+    class_names
+        What each label value stands for.
+    overwrite
+        Replace labels of that name.
+
+    Returns
+    -------
+    OutputStore
+        Its ``.write(box, array)`` takes z, y, x.
+
+    Raises
+    ------
+    InputError
+        If they exist and `overwrite` is false, or an argument cannot be used.
+    DiskError
+        If the disk refuses the write.
+    """
+    size = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
+    try:
+        return ome_zarr.create_labels(
+            Path(store_path), name, shape=shape, dtype=dtype, voxel_size_um=size, origin_um=origin_um, chunks=chunks,
+            shards=shards, attributes=attributes, colours=colours, class_names=class_names, overwrite=overwrite,
+        )  # fmt: skip
+    except FewsliceError:
+        raise
+    except OSError as error:
+        raise disk_error(error, Path(store_path)) from error
+
+
+def write_pyramid(store_path: PathLike, group: str = "") -> None:
+    """Write the coarser levels of an image or label image of ours, block by block; levels that exist are replaced.
+
+    Parameters
+    ----------
+    store_path
+        The store.
+    group
+        "" for the image, ``labels/<name>`` for labels. Images are reduced by the mean, labels by the commonest value.
+
+    Raises
+    ------
+    DiskError
+        If the disk refuses the write.
+    """
+    place = Path(store_path)
+    ome_zarr.write_pyramid(place / group if group else place)
+
+
+def save_volume(path: PathLike, volume: Volume, *, ome_version: str = "0.5", overwrite: bool = False) -> None:
+    """Write a volume to a new file or store, block by block; the format follows from the name.
+
+    Parameters
+    ----------
+    path
+        ``.ome.zarr``, ``.tif``, ``.ome.tif``, ``file.h5:dataset``, or a folder name ending in ``/``.
+    volume
+        What is written.
+    ome_version
+        "0.5" or "0.4", for OME-Zarr.
+    overwrite
+        Replace what exists; it is removed once the new one is complete.
+
+    Raises
+    ------
+    InputError
+        If it exists and `overwrite` is false, or the format is unknown; nothing is changed.
+    DiskError
+        If the disk refuses the write.
+    """
+    _save(os.fspath(path), volume, WriteOptions(ome_version=ome_version), overwrite)
+
+
+def save_labels(
+    path: PathLike,
+    labels: npt.NDArray[Any] | Volume,
+    *,
+    voxel_size_um: Sequence[float] | None = None,
+    ome_version: str = "0.5",
+    overwrite: bool = False,
+) -> None:
+    """Write labels to a new file or store, as :func:`save_volume` does, but pyramids take the commonest value.
+
+    Parameters
+    ----------
+    path
+        As for :func:`save_volume`.
+    labels
+        Integers z, y, x, or a volume of one channel.
+    voxel_size_um
+        z, y, x in micrometres; the volume's own when None.
+
+    Raises
+    ------
+    InputError
+        If the labels are no integers or have several channels, and as :func:`save_volume`.
+    """
+    volume = labels if isinstance(labels, Volume) else Volume.from_array(labels)
+    if volume.dtype.kind not in "ui" or volume.channels != 1:
+        raise InputError(f"labels must be integers in one channel, got {volume.dtype} in {volume.channels}")
+    if voxel_size_um is not None:
+        volume = replace(volume, voxel_size_um=check_voxel_size(voxel_size_um))
+    _save(os.fspath(path), volume, WriteOptions(ome_version=ome_version, is_labels=True), overwrite)
+
+
+def convert(
+    source: PathLike,
+    target: PathLike,
+    *,
+    axes: str | None = None,
+    channels: Sequence[int | str] | None = None,
+    voxel_size_um: Sequence[float] | None = None,
+    is_labels: bool | None = None,
+    ome_version: str = "0.5",
+    overwrite: bool = False,
+) -> Volume:
+    """Write a volume in another format, block by block, keeping voxel size and channels.
+
+    Parameters
+    ----------
+    source, target
+        Paths as for :func:`open_volume` and :func:`save_volume`.
+    axes, channels, voxel_size_um
+        As for :func:`open_volume`.
+    is_labels
+        Whether pyramids take the commonest value instead of the mean; as the source says when None.
+    ome_version, overwrite
+        As for :func:`save_volume`.
+
+    Returns
+    -------
+    Volume
+        What was written, opened again.
+
+    Raises
+    ------
+    InputError
+        If source and target are the same, and as :func:`open_volume` and :func:`save_volume`.
+    """
+    origin, destination = os.fspath(source), os.fspath(target)
+    volume = open_volume(origin, axes=axes, channels=channels, voxel_size_um=voxel_size_um)
+    kind = _format_or_none(destination)
+    place = kind.location(destination) if kind is not None else Path(destination)
+    if place.exists() and place.resolve() == _format(origin).location(origin).resolve():
+        raise InputError(f"{destination} is the source itself; choose another output")
+    labels = _stored(origin).is_labels if is_labels is None else is_labels
+    _save(destination, volume, WriteOptions(ome_version=ome_version, is_labels=labels), overwrite)
+    return replace(open_volume(destination), axes_note=volume.axes_note)
+
+
+def describe(path: PathLike, *, axes: str | None = None) -> dict[str, Any]:
+    """Say what is in a file, reading only headers; every value can be stored as JSON.
+
+    Parameters
+    ----------
+    path
+        As for :func:`open_volume`.
+    axes
+        What the axes mean, if the file does not say so.
+
+    Returns
+    -------
+    dict
+        ``path``, ``format``, ``shape`` and ``axes`` in the file's own order (``?`` where not stated), ``dtype``,
+        ``voxel_size_um`` and ``origin_um`` (z, y, x or None), ``channel_names``, ``chunks``, ``shards``, ``bytes`` of
+        all values, ``czyx`` (extents as they would be read, or None if the axes can be read in several ways),
+        ``note`` (what is unclear or inferred, or None), ``labels`` (name, shape, type of each), ``details`` of
+        the format, and ``attributes`` stored by fewslice.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened.
+    """
+    source = os.fspath(path)
+    stored = _stored(source)
+    try:
+        volume: Volume | None = open_volume(source, axes=axes)
+        note = volume.axes_note if volume else None
+    except InputError as error:
+        volume, note = None, str(error)
+    shape, dtype = stored.array.shape, np.dtype(stored.array.dtype)
+    size = volume.voxel_size_um if volume else None
+    if size is None and stored.voxel_size_um and note is None:
+        known = ", ".join(f"{a} {v:g}" for a, v in stored.voxel_size_um.items())
+        note = f"{source} states the voxel size along some axes only ({known} micrometres), so it counts as unknown."
+    return {
+        "path": source,
+        "format": _kind_name(source),
+        "shape": [int(n) for n in shape],
+        "axes": stored.axes,
+        "dtype": dtype.name,
+        "bytes": math.prod(int(n) for n in shape) * dtype.itemsize,
+        "czyx": [volume.channels, *volume.shape] if volume else None,
+        "voxel_size_um": list(size) if size else None,
+        "origin_um": list(volume.origin_um) if volume else None,
+        "channel_names": list(volume.channel_names) if volume else list(stored.channel_names),
+        "chunks": None if stored.chunks is None else [int(n) for n in stored.chunks],
+        "shards": None if stored.shards is None else [int(n) for n in stored.shards],
+        "labels": [_describe_labels(source, name) for name in stored.label_names],
+        "is_labels": stored.is_labels,
+        "note": note,
+        "details": stored.details,
+        "attributes": stored.attributes,
+    }
+
+
+def _describe_labels(source: str, name: str) -> dict[str, Any]:
+    try:
+        stored = _stored(str(Path(source) / "labels" / name))
+    except InputError as error:
+        return {"name": name, "error": str(error)}
+    return {
+        "name": name,
+        "shape": [int(n) for n in stored.array.shape],
+        "dtype": np.dtype(stored.array.dtype).name,
+        "attributes": stored.attributes,
+    }
+
+
+def _kind_name(path: str) -> str:
+    return next(kind for kind in registry.names("formats") if registry.load("formats", kind).claims(path))
+
+
+def _name(place: Path) -> str:
+    """Name an image after its file, without suffixes."""
+    return re.sub(r"(\.ome)?\.[^.]*$", "", place.name) or place.name
+
+
+def _save(path: str, volume: Volume, options: WriteOptions, overwrite: bool) -> None:
+    kind = _format(path)
+    if not hasattr(kind, "write"):
+        raise InputError(f"{path}: {kind.DESCRIPTION} can be read but not written; choose another format")
+    if options.ome_version not in VERSIONS:
+        raise InputError(f"OME-Zarr version '{options.ome_version}' cannot be written; choose {' or '.join(VERSIONS)}")
+    named = replace(options, name=_name(kind.location(path)))
+    _put(path, kind, lambda beside: kind.write(beside, volume, named), overwrite)
+
+
+def _put(path: str, kind: ModuleType, fill: Callable[[str], None], overwrite: bool) -> None:
+    """Let `fill` make a file or folder beside `path`, then rename it into place.
+
+    What exists is moved aside first and removed last, so a failure leaves it as it was.
+    """
+    place: Path = kind.location(path)
+    if place.exists():
+        if not overwrite:
+            raise InputError(f"{place} exists; pass --overwrite to replace it, or choose another output")
+        if hasattr(kind, "check_overwrite"):
+            kind.check_overwrite(path)
+    beside = place.with_name(f".part{os.getpid()}.{place.name}")
+    aside = place.with_name(f".old{os.getpid()}.{place.name}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove(beside)
+        fill(str(beside) + (kind.within(path) if hasattr(kind, "within") else ""))
+        if place.exists():
+            place.rename(aside)
+        beside.rename(place)
+    except BaseException as error:
+        if aside.exists() and not place.exists():
+            aside.rename(place)
+        _remove(beside)
+        if isinstance(error, OSError) and not isinstance(error, FewsliceError):
+            raise disk_error(error, place) from error
+        raise
+    _remove(aside)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _kinds() -> list[ModuleType]:
@@ -140,12 +561,16 @@ def _stored(path: str) -> Stored:
         raise InputError(f"{path} may not be read; check its permissions") from error
     except Exception as error:
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read ({reason}); check that it is complete and of a known format") from error
+        raise InputError(
+            f"{path} cannot be read ({reason}); check that it is complete and of a known format"
+        ) from error
     if 0 in stored.array.shape:
         extents = " x ".join(str(n) for n in stored.array.shape)
         raise InputError(f"{path} holds no voxels: its extents are {extents}; every axis must be at least 1")
     if np.dtype(stored.array.dtype).kind not in "uif":
-        raise InputError(f"{path} holds values of type {stored.array.dtype}; expected integers or floating-point numbers")
+        raise InputError(
+            f"{path} holds values of type {stored.array.dtype}; expected integers or floating-point numbers"
+        )
     return stored
 
 

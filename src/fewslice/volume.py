@@ -177,7 +177,8 @@ def check_voxel_size(values: Sequence[float], what: str = "the voxel size") -> T
     if len(numbers) != 3 or not all(math.isfinite(v) and v > 0 for v in numbers):
         text = ",".join(f"{v:g}" for v in numbers)
         raise InputError(
-            f"{what} {text} cannot be used: expected three numbers above 0, z,y,x in micrometres, for example 2,0.88,0.88"
+            f"{what} {text} cannot be used: expected three numbers above 0, z,y,x in micrometres, "
+            "for example 2,0.88,0.88"
         )
     return numbers[0], numbers[1], numbers[2]
 
@@ -192,7 +193,9 @@ def check_axes(axes: str, shape: Sequence[int], source: str) -> str:
     """
     letters = axes.strip().lower()
     if set(letters) - set("tczyx") or len(set(letters)) != len(letters) or not {"y", "x"} <= set(letters):
-        raise InputError(f"axes '{axes}' cannot be used: expected different letters out of c, z, y, x with y and x among them")
+        raise InputError(
+            f"axes '{axes}' cannot be used: expected different letters out of c, z, y, x with y and x among them"
+        )
     if len(letters) != len(shape):
         raise InputError(
             f"axes '{axes}' name {len(letters)} axes but {source} has {len(shape)}, of extents {_by(shape)}; "
@@ -271,19 +274,23 @@ def resolve_axes(
         if given is None or given.strip().lower() == axes:
             return axes, None
         letters = given.strip().lower()
-        if sorted(letters) != sorted(set(letters)) or len(letters) != len(axes) or _fits(axes, shape, expected_shape, expected_channels):
+        if (
+            sorted(letters) != sorted(set(letters))
+            or len(letters) != len(axes)
+            or _fits(axes, shape, expected_shape, expected_channels)
+        ):
             return axes, f"{source} states its own axes, {axes}, so --axes {given} was not used for it."
         # What the file states cannot be right, so what the user says is.
-        return check_axes(given, shape, source), f"{source} states the axes {axes}, which do not fit; --axes {given} was used."
+        return check_axes(
+            given, shape, source
+        ), f"{source} states the axes {axes}, which do not fit; --axes {given} was used."
     if given is not None:
         return check_axes(given, shape, source), None
     if time_points > 1:
+        planes = "" if "z" in axes else f"if these are planes pass --axes {axes.replace('t', 'z')}, else "
         raise InputError(
-            f"{source} has a time axis of {time_points} points ({axes}, extents {_by(shape)}), but a volume is one moment; "
-            f"if these are planes pass --axes {axes.replace('t', 'z')}, else split it into one file per time point"
-            if "z" not in axes
-            else f"{source} has {time_points} time points ({axes}, extents {_by(shape)}), but a volume is one moment; "
-            "split it into one file per time point"
+            f"{source} has {time_points} time points ({axes}, extents {_by(shape)}), but a volume is one moment; "
+            f"{planes}split it into one file per time point"
         )
     choices = axis_choices(axes, shape)
     fitting = [c for c in choices if _fits(c, shape, expected_shape, expected_channels)]
@@ -319,7 +326,10 @@ def _note(
     if axes in ("yx", "zyx") or choices == 1:
         return None
     why = _wanted(expected, channels)
-    return f"{source} does not state its axes; its extents {_by(shape)} were read as {axes}, the only reading that gives {why}."
+    return (
+        f"{source} does not state its axes; its extents {_by(shape)} were read as {axes}, "
+        f"the only reading that gives {why}."
+    )
 
 
 def _wanted(expected: Sequence[int] | None, channels: int | None) -> str:
@@ -387,8 +397,8 @@ class Volume:
             object.__setattr__(self, "channel_names", tuple(f"channel_{i}" for i in range(self.channels)))
         if len(self.channel_names) != self.channels:
             raise InputError(
-                f"{self.source or 'the volume'} has {self.channels} channels but {len(self.channel_names)} channel names; "
-                "give one name per channel"
+                f"{self.source or 'the volume'} has {self.channels} channels "
+                f"but {len(self.channel_names)} channel names; give one name per channel"
             )
 
     @classmethod
@@ -422,7 +432,9 @@ class Volume:
         """
         values = np.asarray(array)
         if not 2 <= values.ndim <= 4:
-            raise InputError(f"a volume is made from c, z, y, x or z, y, x or y, x; got an array of shape {values.shape}")
+            raise InputError(
+                f"a volume is made from c, z, y, x or z, y, x or y, x; got an array of shape {values.shape}"
+            )
         values = values.reshape((1,) * (4 - values.ndim) + values.shape)
         size = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
         z, y, x = (float(v) for v in origin_um)
@@ -482,7 +494,9 @@ class Volume:
         """
         chosen = [self._channel(c) for c in channels]
         if not chosen:
-            raise InputError(f"no channel of {self.source or 'the volume'} is chosen; choose out of {self._channel_list()}")
+            raise InputError(
+                f"no channel of {self.source or 'the volume'} is chosen; choose out of {self._channel_list()}"
+            )
         names = tuple(self.channel_names[c] for c in chosen)
         return replace(self, array=ArrangedArray(self.array, "czyx", chosen), channel_names=names)
 
@@ -492,7 +506,9 @@ class Volume:
             return self.channel_names.index(text)
         if text.isdecimal() and int(text) < self.channels:
             return int(text)
-        raise InputError(f"{self.source or 'the volume'} has no channel '{channel}'; choose out of {self._channel_list()}")
+        raise InputError(
+            f"{self.source or 'the volume'} has no channel '{channel}'; choose out of {self._channel_list()}"
+        )
 
     def _channel_list(self) -> str:
         return ", ".join(f"{i} ({name})" for i, name in enumerate(self.channel_names))

@@ -15,6 +15,11 @@ A module ``formats/<kind>.py`` exposes
     Writes block by block to a path that does not exist yet; :mod:`fewslice.io` renames it into place. A read-only
     format leaves it out.
 
+``within(path: str) -> str`` (optional)
+    What follows the location in the path, ``":dataset"``.
+``check_overwrite(path: str) -> None`` (optional)
+    Raises if what exists there must not be replaced even when the user asks to overwrite.
+
 Whatever is wrong with a file is raised as :class:`fewslice.errors.InputError` in one sentence. Names that begin with an
 underscore are shared code, not kinds.
 """
@@ -82,7 +87,10 @@ class WriteOptions:
         OME-Zarr version, "0.5" or "0.4".
     is_labels
         Whether the values are labels: reduced by vote, not by mean, and named so in the metadata.
+    name
+        Name of the image, for viewers.
     """
 
     ome_version: str = "0.5"
     is_labels: bool = False
+    name: str = "image"

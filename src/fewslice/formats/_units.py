@@ -39,14 +39,14 @@ _MICROMETRES = {
 
 
 def micrometres(value: object, unit: str | None) -> float | None:
-    """Convert a length to micrometres.
+    r"""Convert a length to micrometres.
 
     Parameters
     ----------
     value
         A number, or text that holds one.
     unit
-        Its unit as the file spells it; ImageJ's escape ``\\u00B5m`` and both Unicode letters µ are understood.
+        Its unit as the file spells it; ImageJ's escape ``\u00B5m`` and both Unicode letters µ are understood.
 
     Returns
     -------

@@ -74,7 +74,9 @@ def read(path: str) -> Stored:
         try:
             file = tifffile.TiffFile(path)
         except (tifffile.TiffFileError, ValueError, OverflowError) as error:
-            raise InputError(f"{path} is not a readable TIFF ({_short(error)}); check that it was copied completely") from error
+            raise InputError(
+                f"{path} is not a readable TIFF ({_short(error)}); check that it was copied completely"
+            ) from error
         try:
             stored = _read(path, file)
         except InputError:
@@ -82,9 +84,13 @@ def read(path: str) -> Stored:
             raise
         except Exception as error:
             file.close()
-            raise InputError(f"{path} is damaged or truncated ({_short(error)}); copy it again from its source") from error
+            raise InputError(
+                f"{path} is damaged or truncated ({_short(error)}); copy it again from its source"
+            ) from error
     if any("invalid page offset" in m or "failed to reshape" in m or "truncated" in m for m in messages):
-        raise InputError(f"{path} is truncated: planes that its header announces are missing; copy it again from its source")
+        raise InputError(
+            f"{path} is truncated: planes that its header announces are missing; copy it again from its source"
+        )
     return stored
 
 
@@ -123,9 +129,9 @@ def _read(path: str, file: TiffFile) -> Stored:
         raise InputError(
             f"{path} holds no voxels: its extents are {' x '.join(map(str, shape))}; every axis must be at least 1"
         )
-    if series.dtype is None or series.dtype.kind not in "buif":
+    if np.dtype(series.dtype).kind not in "buif":
         raise InputError(f"{path} holds values of type {series.dtype}; expected integers or floating-point numbers")
-    details: dict[str, Any] = {"compression": str(series.keyframe.compression.name).lower()}
+    details: dict[str, Any] = {"compression": _compression(series.keyframe.compression)}
     if len(series_list) > len(parts):
         details["images_in_file"] = len(series_list)
     size, channel_names = _metadata(file, series, series_list.index(series))
@@ -146,6 +152,15 @@ def _read(path: str, file: TiffFile) -> Stored:
             min(keyframe.chunks[i], n) if i < len(keyframe.chunks) else n for i, n in enumerate(keyframe.shape)
         )
     return Stored(array, axes, size, {}, channel_names, chunks, attributes=attributes, details=details)
+
+
+def _compression(scheme: int) -> str:
+    import tifffile
+
+    try:
+        return tifffile.COMPRESSION(scheme).name.lower()
+    except ValueError:
+        return str(scheme)
 
 
 def _choose(series_list: list[TiffPageSeries]) -> tuple[TiffPageSeries, list[TiffPageSeries]]:
@@ -179,7 +194,8 @@ def _drop(path: str, letters: str, shape: tuple[int, ...]) -> tuple[str, tuple[i
     samples = extents.get("S", 1)
     if samples > 1 and extents.get("C", 1) > 1:
         raise InputError(
-            f"{path} has {extents['C']} channels of {samples} colour samples each; split the colours into channels first"
+            f"{path} has {extents['C']} channels of {samples} colour samples each; "
+            "split the colours into channels first"
         )
     kept = [
         (a, n)
@@ -196,7 +212,9 @@ def _letter(letter: str) -> str:
 def _map(path: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> MappedArray:
     have, need = Path(path).stat().st_size, offset + math.prod(shape) * dtype.itemsize
     if have < need:
-        raise InputError(f"{path} is truncated: it has {have} bytes where {need} are needed; copy it again from its source")
+        raise InputError(
+            f"{path} is truncated: it has {have} bytes where {need} are needed; copy it again from its source"
+        )
     return MappedArray(np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape))
 
 
@@ -228,14 +246,17 @@ class PagedArray:
         Extents of the whole, leading axes first, then those of a page.
     """
 
-    def __init__(self, path: str, file: TiffFile, pages: list[tuple[TiffPageSeries, int]], shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, path: str, file: TiffFile, pages: list[tuple[TiffPageSeries, int]], shape: tuple[int, ...]
+    ) -> None:
         self._path, self._pages = path, pages
         self._key = key = pages[0][0].keyframe
         self._lock = threading.RLock()
         self._recent = RecentPieces()
         weakref.finalize(self, file.close)
         self.shape: tuple[int, ...] = shape
-        self.dtype: np.dtype[Any] = np.dtype(np.uint8) if key.dtype.kind == "b" else key.dtype.newbyteorder("=")
+        stored = np.dtype(key.dtype)
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8) if stored.kind == "b" else stored.newbyteorder("=")
         self._page_axes = len(key.shape)
         while math.prod(shape[: len(shape) - self._page_axes]) != len(pages) or math.prod(
             shape[len(shape) - self._page_axes :]
@@ -243,7 +264,8 @@ class PagedArray:
             self._page_axes -= 1
             if self._page_axes < 1:
                 raise InputError(
-                    f"{path} is truncated: {len(pages)} pages of {key.shape} do not make {shape}; copy it again from its source"
+                    f"{path} is truncated: {len(pages)} pages of {key.shape} do not make {shape}; "
+                    "copy it again from its source"
                 )
         _check_end(path, file, self._page(len(pages) - 1))
 
@@ -310,7 +332,8 @@ class PagedArray:
             decoded, _, _ = self._key.decode(data, segment, jpegtables=page.jpegtables)
         except Exception as error:  # codecs raise errors of their own kinds
             raise InputError(
-                f"{self._path} is damaged or truncated in page {number} ({_short(error)}); copy it again from its source"
+                f"{self._path} is damaged or truncated in page {number} ({_short(error)}); "
+                "copy it again from its source"
             ) from error
         if decoded is None:
             return np.zeros(shape, self.dtype)
@@ -442,7 +465,7 @@ def _own_attributes(file: TiffFile) -> dict[str, Any]:
 
 
 def write(path: str, volume: Volume, options: WriteOptions) -> None:
-    """Write a volume plane by plane: OME-TIFF, or ImageJ TIFF for a plain ``.tif`` of a type and size that ImageJ reads.
+    """Write a volume plane by plane: OME-TIFF, or ImageJ TIFF for a plain ``.tif`` that ImageJ can read.
 
     Parameters
     ----------
