@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from fewslice.blocks.engine import BlockFailure, Outcome, run_blocks
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import open_record
 from fewslice.errors import InputError
+from fewslice.files import disk_error
 from fewslice.geometry import Block, Shape, cover
 from fewslice.model import Model
 from fewslice.prediction.whole import quantised, segment_probabilities
@@ -131,8 +133,8 @@ def predict_volume(
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     record_folder = output / ".fewslice"
-    if overwrite and output.exists():
-        io.remove_output(output)
+    if overwrite and output.is_dir():
+        _remove(output)
     if not output.exists():
         _create(output, image, model, chunk, facts | (attributes or {}), key)
     elif not (record_folder / "job.json").exists():
@@ -141,7 +143,7 @@ def predict_volume(
     if record.finished:
         return Prediction(output, Outcome(0, 0, ()), True, used_block, used_halo)
     probabilities = io.open_output(output)
-    segmentation = io.open_output(output / "labels" / "segmentation")
+    segmentation = io.open_output(output, labels="segmentation")
     model.to(device)
 
     def read(item: Block) -> NDArray[np.generic]:
@@ -154,7 +156,7 @@ def predict_volume(
 
     def write(item: Block, stored: NDArray[np.uint8]) -> None:
         probabilities.write(item.write, stored)
-        segmentation.write(item.write, segment_probabilities(stored, threshold)[None])
+        segmentation.write(item.write, segment_probabilities(stored, threshold))
 
     plan = cover(image.shape, used_block, used_halo, divisor)
     outcome = run_blocks(plan, record, read=read, compute=compute, write=write, progress=progress)
@@ -166,11 +168,20 @@ def predict_volume(
     return Prediction(output, outcome, False, used_block, used_halo)
 
 
+def _remove(store: Path) -> None:
+    """Remove a store, its record first, so that what a kill leaves is never taken for a finished output."""
+    shutil.rmtree(store / ".fewslice", ignore_errors=True)
+    try:
+        shutil.rmtree(store)
+    except OSError as error:
+        raise disk_error(error, store) from error
+
+
 def _create(output: Path, image: Volume, model: Model, chunk: Shape, facts: dict[str, Any], key: str) -> None:
     """Make the empty output beside its place and rename it, so that what exists can always be resumed."""
     begun = output.with_name(f".part-{output.name}")
     if begun.exists():
-        io.remove_output(begun)
+        _remove(begun)
     io.create_output(
         begun,
         shape=image.shape,
