@@ -108,7 +108,7 @@ def augment(
     image
         (b, c, z, y, x) float32; z = 1 for planes.
     target
-        Classes (b, z, y, x), integer; or probabilities (b, k, z, y, x), float.
+        Classes (b, z, y, x), integers below 2²⁴; or probabilities (b, k, z, y, x), float.
     weight
         (b, z, y, x) float32 ≥ 0, 0 = unknown.
     generator
@@ -178,17 +178,16 @@ def _warp(
         if affine is None and shift is None:
             continue
         grid = _sampling_grid(affine, shift, shape)
-        known = (weight[index] > 0).to(image.dtype)
         image[index] = _sample(image[index], grid, "bilinear", "reflection")
         if target.is_floating_point():
             # Unknown voxels may hold anything, NaN included: take them out, then divide by the share that was known.
+            known = (weight[index] > 0).to(image.dtype)
             values = torch.where(known > 0, target[index], 0.0)
             both = _sample(torch.cat((values, known[None])), grid, "bilinear", "zeros")
             target[index] = both[:-1] / both[-1].clamp(min=1e-6)
             weight[index] = _sample(weight[index], grid, "nearest", "zeros")
         else:
-            classes = torch.where(known > 0, target[index], 0).to(weight.dtype)
-            both = _sample(torch.stack((classes, weight[index])), grid, "nearest", "zeros")
+            both = _sample(torch.stack((target[index].to(weight.dtype), weight[index])), grid, "nearest", "zeros")
             target[index] = both[0].to(target.dtype)
             weight[index] = both[1]
     return image, target, weight
