@@ -6,6 +6,7 @@ other when it has no such suffix; it returns what it wrote. The same input gives
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,13 +22,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
+from PIL import Image
 
 from fewslice.errors import InputError
 from fewslice.files import write_atomic
 from fewslice.report.palette import AGREEMENT, TRUTH, arm_colour
 from fewslice.report.surfaces import Mesh, isosurface
 
-__all__ = ["Curve", "confusion_panel", "curves", "isosurface_panel", "overlay_panel", "training_curves"]
+__all__ = ["Curve", "confusion_panel", "curves", "embedded", "isosurface_panel", "overlay_panel", "training_curves"]
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -235,6 +237,7 @@ def overlay_panel(
     annotated: NDArray[np.bool_] | None = None,
     pixel_size_um: tuple[float, float] = (1.0, 1.0),
     display_range: tuple[float, float] | None = None,
+    unit: str = "µm",
 ) -> list[Path]:
     """Draw one plane: the image, the truth, and where each arm agrees and disagrees.
 
@@ -254,6 +257,8 @@ def overlay_panel(
         (y, x) in µm, for the aspect and the scale bar.
     display_range
         Intensities shown as black and white; by default the 0.5th and 99.5th percentile.
+    unit
+        Unit of the scale bar; ``voxels`` where the voxel size is unknown.
     """
     shape = image.shape[:2]
     for name, mask in [("truth", truth), *arms.items()]:
@@ -280,7 +285,7 @@ def overlay_panel(
                 _fill(axes, ~mask & truth & known, AGREEMENT["fn"], "//////")
                 _fill(axes, mask & ~truth & known, AGREEMENT["fp"], "......")
             if index == 0:
-                _scale_bar(axes, shape[1] * pixel_size_um[1])
+                _scale_bar(axes, shape[1] * pixel_size_um[1], unit)
         if truth is not None and arms:
             handles = [
                 Patch(facecolor=AGREEMENT["tp"], label="found"),
@@ -302,6 +307,7 @@ def isosurface_panel(
     azimuth_degrees: float = -52.0,
     elevation_degrees: float = 28.0,
     max_faces: int = 40_000,
+    unit: str = "µm",
 ) -> list[Path]:
     """Draw isosurfaces side by side from one viewpoint, as in figure 3 of Castelli et al. 2020.
 
@@ -323,6 +329,8 @@ def isosurface_panel(
         Viewpoint, around the z axis and above the plane.
     max_faces
         Limit of each surface.
+    unit
+        Unit of the scale bar; ``voxels`` where the voxel size is unknown.
     """
     if not volumes or len(volumes) != len(titles):
         raise InputError(f"{len(volumes)} volumes and {len(titles)} titles were given; expected one title per volume")
@@ -341,8 +349,18 @@ def isosurface_panel(
             axes.set_title(title, fontsize=7.5, loc="left")
             if index == 0:
                 span = float(np.ptp(np.asarray(axes.get_xlim())))
-                _scale_bar(axes, span, dark=True)
+                _scale_bar(axes, span, unit, dark=True)
         return _save(figure, path)
+
+
+def embedded(path: Path, width: int = 1600) -> str:
+    """Return a written PNG as a WebP data URI of at most `width` pixels, for a page."""
+    with Image.open(path) as stored:
+        picture = stored.convert("RGB")
+    picture.thumbnail((width, width))
+    stream = BytesIO()
+    picture.save(stream, format="webp", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _view(azimuth: float, elevation: float) -> NDArray[np.float64]:
@@ -378,7 +396,7 @@ def _draw_mesh(axes: Axes, mesh: Mesh, rotation: NDArray[np.float64], colour: st
     brightness = 0.38 + 0.62 * np.clip(normals @ (light / np.linalg.norm(light)), 0, 1)
     shaded = np.clip(np.asarray(to_rgb(colour)) * brightness[:, None] * 1.12, 0, 1)[order]
     faces = PolyCollection(
-        list(triangles[order, :, :2]), facecolors=shaded, edgecolors=shaded, linewidths=0.15, rasterized=True
+        np.ascontiguousarray(triangles[order, :, :2]), facecolors=shaded, edgecolors=shaded, linewidths=0.15, rasterized=True
     )
     axes.add_collection(faces)
 
@@ -411,16 +429,16 @@ def _fill(axes: Axes, mask: NDArray[np.bool_] | None, colour: str, hatch: str) -
     axes.set_ylim(bottom, top)
 
 
-def _scale_bar(axes: Axes, width_um: float, *, dark: bool = False) -> None:
+def _scale_bar(axes: Axes, width: float, unit: str, *, dark: bool = False) -> None:
     """Draw a bar of a round length, near a quarter of the width."""
-    exponent = 10.0 ** np.floor(np.log10(width_um / 4))
-    length = max(step * exponent for step in (1, 2, 5) if step * exponent <= width_um / 4)
+    exponent = 10.0 ** np.floor(np.log10(width / 4))
+    length = max(step * exponent for step in (1, 2, 5) if step * exponent <= width / 4)
     colour = "#374151" if dark else "white"
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     x, y = left + 0.04 * (right - left), bottom + (0.0 if dark else 0.05) * (top - bottom)
     axes.plot([x, x + length], [y, y], color=colour, linewidth=2, solid_capstyle="butt", clip_on=False)
     axes.annotate(
-        f"{length:g} µm", (x, y), xytext=(0, 3), textcoords="offset points", color=colour, fontsize=6.5, va="bottom"
+        f"{length:g} {unit}", (x, y), xytext=(0, 3), textcoords="offset points", color=colour, fontsize=6.5, va="bottom"
     )
 
 
@@ -451,5 +469,6 @@ def _save(figure: Figure, path: Path) -> list[Path]:
     for target in paths:
         stream = BytesIO()
         figure.savefig(stream, format=target.suffix[1:], dpi=300, metadata=metadata[target.suffix])
+        figure.set_layout_engine("none")  # the second file takes over the first one's layout
         write_atomic(target, stream.getvalue())
     return paths

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["AGREEMENT", "ARMS", "TRUTH", "arm_colour"]
+__all__ = ["AGREEMENT", "ARMS", "CLASSES", "TRUTH", "arm_colour"]
 
 TRUTH = "#8a8f98"
 ARMS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+CLASSES = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#f0e442", "#0072b2")
 AGREEMENT = {"tp": "#00a878", "fn": "#e4572e", "fp": "#2f7fd8"}
 
 

@@ -1,0 +1,148 @@
+"""Rotating isosurfaces and training curves, as plain plotly figures: dictionaries that the page hands to plotly.js."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewslice.report.content import StageSummary
+from fewslice.report.surfaces import Mesh
+
+__all__ = ["mesh_trace", "scene_figure", "training_figure"]
+
+_MOST_POINTS = 500
+
+
+def mesh_trace(mesh: Mesh, colour: str, name: str) -> dict[str, Any]:
+    """Return a ``mesh3d`` trace in µm; x to the right, y and z as in the image."""
+    faces = mesh.faces[:, ::-1]  # the order z, y, x → x, y, z mirrors, so the winding is turned as well
+    index_type = np.dtype("<u2") if len(mesh.vertices) <= 0xFFFF else np.dtype("<u4")
+    z, y, x = mesh.vertices.T if len(mesh.vertices) else np.zeros((3, 0), np.float32)
+    return {
+        "type": "mesh3d",
+        "name": name,
+        **{axis: _packed(values, np.dtype("<f4")) for axis, values in (("x", x), ("y", y), ("z", z))},
+        **{key: _packed(faces[:, k], index_type) for k, key in enumerate("ijk")},
+        "color": colour,
+        "flatshading": False,
+        "hoverinfo": "skip",
+        "lighting": {"ambient": 0.42, "diffuse": 0.85, "specular": 0.18, "roughness": 0.55, "fresnel": 0.08},
+        "lightposition": {"x": -2000, "y": -3000, "z": -6000},
+    }
+
+
+def scene_figure(
+    traces: Sequence[dict[str, Any]], extent_um: tuple[float, float, float], unit: str = "µm"
+) -> dict[str, Any]:
+    """Return a figure of one scene whose axes span the whole volume, so that every arm has the same frame.
+
+    Parameters
+    ----------
+    traces
+        From :func:`mesh_trace`.
+    extent_um
+        (z, y, x) size of the volume.
+    unit
+        Unit of the axes; ``voxels`` where the voxel size is unknown.
+    """
+    z, y, x = extent_um
+
+    def axis(name: str, size: float, *, flipped: bool) -> dict[str, Any]:
+        return {
+            "title": {"text": f"{name} ({unit})"},
+            "range": [size, 0] if flipped else [0, size],
+            "autorange": False,
+            "showbackground": False,
+            "showspikes": False,
+            "zeroline": False,
+            "mirror": True,
+            "showline": True,
+            "nticks": 4,
+        }
+
+    longest = max(extent_um)
+    scene = {
+        # y and z point down and deeper as in the image: two flips are a turn, so nothing is mirrored
+        "xaxis": axis("x", x, flipped=False),
+        "yaxis": axis("y", y, flipped=True),
+        "zaxis": axis("z", z, flipped=True),
+        "aspectmode": "manual",
+        "aspectratio": {"x": x / longest, "y": y / longest, "z": z / longest},
+        "dragmode": "turntable",
+        "camera": {"projection": {"type": "perspective"}},
+    }
+    return {
+        "data": list(traces),
+        "layout": {"scene": scene, "margin": {"l": 0, "r": 0, "t": 0, "b": 0}, "showlegend": False, "autosize": True},
+    }
+
+
+def training_figure(stage: StageSummary) -> dict[str, Any]:
+    """Return loss (left axis) and validation score (right axis) of a stage against its steps."""
+    terms = {"total": stage.loss["total"]} if "total" in stage.loss else stage.loss
+    data: list[dict[str, Any]] = []
+    for term, points in terms.items():
+        thinned = _thinned(points)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "loss" if len(terms) == 1 else f"loss: {term}",
+                "x": [p[0] for p in thinned],
+                "y": [round(p[1], 5) for p in thinned],
+                "line": {"width": 1.6},
+                "hovertemplate": "step %{x}: %{y:.4f}<extra></extra>",
+            }
+        )
+    if stage.validation:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": "validation Dice",
+                "x": [p[0] for p in stage.validation],
+                "y": [round(p[1], 5) for p in stage.validation],
+                "yaxis": "y2",
+                "line": {"width": 2},
+                "marker": {"size": 6},
+                "hovertemplate": "step %{x}: Dice %{y:.3f}<extra></extra>",
+            }
+        )
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "loss"}, "rangemode": "tozero"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 54, "r": 54 if stage.validation else 12, "t": 28, "b": 44},
+        "autosize": True,
+    }
+    if stage.validation:
+        layout["yaxis2"] = {
+            "title": {"text": "validation Dice"},
+            "overlaying": "y",
+            "side": "right",
+            "range": [0, 1.02],
+            "tickmode": "linear",
+            "tick0": 0,
+            "dtick": 0.2,
+            "showgrid": False,
+        }
+    return {"data": data, "layout": layout}
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Average neighbouring points until at most a few hundred remain."""
+    group = -(-len(points) // _MOST_POINTS)
+    if group <= 1:
+        return list(points)
+    parts = [points[i : i + group] for i in range(0, len(points), group)]
+    return [(part[-1][0], sum(p[1] for p in part) / len(part)) for part in parts]
+
+
+def _packed(values: NDArray[Any], dtype: np.dtype[Any]) -> dict[str, str]:
+    """Encode numbers as plotly's typed array."""
+    raw = np.ascontiguousarray(values, dtype=dtype).tobytes()
+    return {"dtype": f"{dtype.kind}{dtype.itemsize}", "bdata": base64.b64encode(raw).decode()}
