@@ -101,7 +101,7 @@ def _simulated(folder: Path, name: str, seed: int, overwrite: bool) -> np.ndarra
     config = two_photon_neurons.Config(shape=(40, 160, 160))
     simulation = two_photon_neurons.simulate(config, np.random.default_rng(seed))
     image, labels = folder / f"{name}.ome.zarr", folder / f"{name}_labels.tif"
-    truth = (simulation.semantic == 1).astype(np.uint8)
+    truth: np.ndarray[Any, Any] = (simulation.semantic == 1).astype(np.uint8)
     if overwrite or not labels.exists():
         io.save_volume(image, Volume.from_array(simulation.image, simulation.voxel_size_um), overwrite=True)
         io.save_volume(labels, Volume.from_array(truth, simulation.voxel_size_um), overwrite=True)

@@ -44,7 +44,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def disk_error(error: OSError, path: Path) -> DiskError:
     """Translate an operating-system error met while writing `path` into one sentence."""
     reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
-    return DiskError(f"cannot write {path}: {reason}; free some space or choose another place and run the command again")
+    return DiskError(
+        f"cannot write {path}: {reason}; free some space or choose another place and run the command again"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -101,7 +101,9 @@ class Block:
     crop: Box
 
 
-def cover(shape: Sequence[int], block: Sequence[int], halo: Sequence[int], align: Sequence[int] | None = None) -> list[Block]:
+def cover(
+    shape: Sequence[int], block: Sequence[int], halo: Sequence[int], align: Sequence[int] | None = None
+) -> list[Block]:
     """Cut an array into blocks with context.
 
     Parameters

@@ -1,7 +1,7 @@
 """A trained model: networks chained, with everything prediction needs, and nothing that runs code when loaded.
 
-On disk a model is a folder with ``model.safetensors`` (weights) and ``model.json`` (the rest). Loading checks the format
-version, refuses unknown keys and verifies the weights against the hash in the JSON.
+On disk a model is a folder with ``model.safetensors`` (weights) and ``model.json`` (the rest). Loading checks the
+format version, refuses unknown keys and verifies the weights against the hash in the JSON.
 """
 
 from __future__ import annotations
@@ -296,7 +296,9 @@ def model_hash(folder: Path) -> str:
     try:
         return hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()
     except OSError as error:
-        raise InputError(f"{folder} holds no model.json; train first, or give the run folder that train made") from error
+        raise InputError(
+            f"{folder} holds no model.json; train first, or give the run folder that train made"
+        ) from error
 
 
 def prefers_bfloat16(device: torch.device) -> bool:
@@ -385,7 +387,7 @@ def _run_step(step: NetworkStep, network: nn.Module, x: torch.Tensor) -> torch.T
 def _mean_of_views(network: nn.Module, x: torch.Tensor, views: int) -> torch.Tensor:
     # in_plane_views may transpose a plane: both extents are padded to the divisor of their own axis, so a network
     # with different divisors in y and x is only shown the four flips.
-    divisor = network.divisor
+    divisor: Triple = network.divisor  # type: ignore[assignment]
     views = 4 if views == 8 and divisor[-1] != divisor[-2] else views
     total: torch.Tensor | None = None
     for view, made_by in in_plane_views(x, views):

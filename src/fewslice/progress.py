@@ -39,7 +39,12 @@ def _print_line(event: dict[str, Any]) -> None:
 def _bar() -> Iterator[Listener]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
         tasks: dict[str, Any] = {}
         notes: dict[str, dict[str, str]] = {}
@@ -64,6 +69,8 @@ def _bar() -> Iterator[Listener]:
                 name = "predict"
                 if name not in tasks:
                     tasks[name] = progress.add_task(name, total=event["blocks"], note="")
-                progress.update(tasks[name], completed=event["done"], total=event["blocks"], note=f"{event['blocks']} blocks")
+                progress.update(
+                    tasks[name], completed=event["done"], total=event["blocks"], note=f"{event['blocks']} blocks"
+                )
 
         yield show

@@ -56,5 +56,3 @@ def _meanings(model: type[BaseModel]) -> dict[str, str]:
                 for each in name.split(", "):
                     found[each] = (found.get(each, "") + " " + line.strip()).strip()
     return found
-
-

@@ -101,5 +101,3 @@ def _ahead(
         upcoming = pool.submit(read, blocks[index + 1]) if index + 1 < len(blocks) else None
         assert current is not None
         yield block, current
-
-

@@ -29,9 +29,7 @@ def choose_block(shape: Sequence[int], halo: Sequence[int], chunk: Sequence[int]
     read_voxels
         The most that one block may read, context included; a single chunk is always allowed.
     """
-    choices = [
-        [chunk[a] * n for n in range(1, -(-shape[a] // chunk[a]) + 1)] for a in range(len(shape))
-    ]
+    choices = [[chunk[a] * n for n in range(1, -(-shape[a] // chunk[a]) + 1)] for a in range(len(shape))]
     best, least = tuple(chunk), float("inf")
     for block in itertools.product(*choices):
         largest, total = 1, 1

@@ -1,4 +1,4 @@
-"""Per-channel intensity normalisation: fitted once on the training images, stored with the model, applied everywhere."""
+"""Per-channel intensity normalisation: fitted once on training images, stored with the model, applied everywhere."""
 
 from __future__ import annotations
 

@@ -170,12 +170,8 @@ class PatchSampler:
                     "ask for a smaller patch with --set patch=[z,y,x]"
                 )
         draw = np.random.default_rng([self.seed, 1])
-        object.__setattr__(
-            self, "_candidates", tuple(_known_candidates(v, self.classes, draw) for v in self.volumes)
-        )
-        object.__setattr__(
-            self, "_anywhere", tuple(_pseudo_candidates(v, self.classes, draw) for v in self.volumes)
-        )
+        object.__setattr__(self, "_candidates", tuple(_known_candidates(v, self.classes, draw) for v in self.volumes))
+        object.__setattr__(self, "_anywhere", tuple(_pseudo_candidates(v, self.classes, draw) for v in self.volumes))
         if not any(sum(c.counts) for c in (*self._candidates, *self._anywhere)):
             raise InputError("no voxel is annotated in any training image; name annotated planes with --planes")
 

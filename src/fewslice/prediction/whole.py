@@ -37,7 +37,8 @@ def predict_whole(
 
 def quantised(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return probabilities 0–1 as uint8 0–255, rounded to the nearest."""
-    return np.rint(np.clip(probabilities, 0.0, 1.0) * 255.0).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(np.clip(probabilities, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return rounded
 
 
 def segment_probabilities(stored: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:

@@ -104,8 +104,8 @@ def isosurface(
         padded, level, spacing=tuple(float(s) for s in spacing), gradient_direction="ascent"
     )
     # The first padded voxel is one spacing before the first real one, whose centre lies (factor − 1)/2 voxels inside.
-    vertices = vertices - spacing + np.asarray(voxel_size_um) * (factors - 1) / 2
-    vertices, faces = _clustered(vertices, faces.astype(np.int64), max_faces)
+    corners: NDArray[np.float64] = vertices - spacing + np.asarray(voxel_size_um) * (factors - 1) / 2
+    vertices, faces = _clustered(corners, faces.astype(np.int64), max_faces)
     vertices = _smoothed(vertices, faces, smoothing)
     return Mesh(
         np.ascontiguousarray(vertices, dtype=np.float32),
@@ -128,7 +128,7 @@ def _reduced(
             widths[axis] = (0, 1)
             out = np.pad(out, widths, mode="edge")
         even, odd = (np.take(out, np.arange(start, out.shape[axis], 2), axis=axis) for start in (0, 1))
-        out = (even + odd) / 2
+        out = ((even + odd) / 2).astype(np.float32)
         factors[axis] *= 2
     return out, factors
 

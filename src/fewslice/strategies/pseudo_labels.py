@@ -122,9 +122,7 @@ def train(config: Config, task: Task) -> Model:
     students: list[tuple[float, Fitted]] = []
     for alpha in config.alphas:
         volumes = joined(task, pseudo_labels, alpha)
-        stage = segmentation_stage(
-            task, student_name(config, alpha), config.student, volumes, targets=config.targets
-        )
+        stage = segmentation_stage(task, student_name(config, alpha), config.student, volumes, targets=config.targets)
         students.append((alpha, task.fit(stage)))
     alpha, best = max(students, key=lambda s: float(s[1].validation["score"]) if s[1].validation else 0.0)
     task.run.record({"event": "alpha", "chosen": alpha, "tried": list(config.alphas)})

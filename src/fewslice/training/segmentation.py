@@ -176,7 +176,7 @@ def _adapted(
 
 
 def _divisor(network: dict[str, Any], axis: int | None) -> Triple:
-    divisor = [int(d) for d in build_network(network, 1, 2).divisor]  # type: ignore[union-attr, arg-type]
+    divisor = [int(d) for d in build_network(network, 1, 2).divisor]  # type: ignore[union-attr]
     if axis is not None:
         divisor.insert(axis, divisor.pop(0))
     return (divisor[0], divisor[1], divisor[2])
@@ -274,11 +274,12 @@ def _optimiser(config: SegmentationConfig, network: nn.Module) -> torch.optim.Op
 def _supervised_step(
     config: SegmentationConfig, class_weights: torch.Tensor | None
 ) -> Callable[[Stage, Batch, torch.Generator, Callable[[torch.Tensor], None]], dict[str, torch.Tensor]]:
-    measure = {
+    measures: dict[str, Callable[..., torch.Tensor]] = {
         "dice_cross_entropy": losses.dice_cross_entropy,
         "cross_entropy": losses.cross_entropy,
         "dice": losses.soft_dice,
-    }[config.loss]
+    }
+    measure = measures[config.loss]
 
     def step(
         stage: Stage, batch: Batch, generator: torch.Generator, backward: Callable[[torch.Tensor], None]
@@ -362,7 +363,8 @@ class HeldOut:
                     write, read = block.write, block.read
                 tiles.append(_Tile(index, read, write, write.shift(tuple(-v for v in read.start))))
         order = np.random.default_rng([self.task.seed, 3]).permutation(len(tiles))
-        chosen, voxels = [], 0
+        chosen: list[_Tile] = []
+        voxels = 0
         for i in order:
             if chosen and voxels + tiles[i].read.size > _VALIDATION_VOXELS:
                 break
@@ -405,7 +407,7 @@ class HeldOut:
 
 
 def _class_dice(matrix: NDArray[np.int64]) -> list[float]:
-    """Return Dice per foreground class of a (truth, prediction) confusion matrix; classes without truth are left out."""
+    """Return Dice per foreground class of a (truth, prediction) confusion matrix; a class without truth is left out."""
     out = []
     for k in range(1, len(matrix)):
         total = matrix[k].sum() + matrix[:, k].sum()
