@@ -43,6 +43,7 @@ __all__ = [
     "Context",
     "MixedRecipesError",
     "Summary",
+    "current",
     "data_identity",
     "main",
     "of_one_recipe",
@@ -292,6 +293,27 @@ def of_one_recipe(loaded: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, 
     return loaded
 
 
+def current(loaded: Iterable[Mapping[str, Any]], again: Callable[[Mapping[str, Any]], Cell]) -> list[dict[str, Any]]:
+    """Keep the results that would get the same key today: same settings, budget, data and recipe version.
+
+    Parameters
+    ----------
+    loaded
+        Results as stored.
+    again
+        Makes the cell of a result anew; may raise KeyError for an arm or setting that is gone.
+    """
+    kept = []
+    for result in loaded:
+        try:
+            same = again(result).key == result["key"]
+        except KeyError:
+            same = False
+        if same:
+            kept.append(dict(result))
+    return kept
+
+
 def stale(cells: Sequence[Cell], *, results: Path = RESULTS) -> list[tuple[Path, str]]:
     """List result files that no cell of `cells` asks for, each with the reason.
 
@@ -407,7 +429,7 @@ class _Session:
         for benchmark in {cell.benchmark for cell in cells}:
             for result in read_results(benchmark, results=self.results):
                 if (result.get("device_kind") == "cpu") == on_cpu:
-                    self.seconds.setdefault(_alike(result["cell"]), []).append(float(result["wall_seconds"]))
+                    self.seconds.setdefault(_alike(result["cell"]), []).append(float(result["elapsed_seconds"]))
 
     def starts(self, cell: Cell) -> bool:
         """Say whether there is time for `cell`; if not, note it as postponed."""
@@ -440,8 +462,8 @@ class _Session:
         self.summary.done.append(cell.name)
         _write(path, {**outcome, **fixed})
         failure.unlink(missing_ok=True)
-        self.seconds.setdefault(_alike(cell.identity), []).append(float(outcome["wall_seconds"]))
-        self.say(f"[{count}/{self.total}] {cell.name}: {_short(outcome)} {outcome['wall_seconds']:.0f} s")
+        self.seconds.setdefault(_alike(cell.identity), []).append(float(outcome["elapsed_seconds"]))
+        self.say(f"[{count}/{self.total}] {cell.name}: {_short(outcome)} {outcome['elapsed_seconds']:.0f} s")
 
 
 def _alike(identity: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -451,7 +473,7 @@ def _alike(identity: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _short(outcome: Mapping[str, Any]) -> str:
     scores = outcome.get("scores", {})
-    return " ".join(f"{key} {value:.4g}" for key, value in scores.items() if isinstance(value, float))[:120]
+    return ", ".join(f"{key} {value:.4g}" for key, value in scores.items() if isinstance(value, float))[:120] + ";"
 
 
 def _path(results: Path, cell: Cell) -> Path:
@@ -473,6 +495,7 @@ def _attempt(function: CellFunction, cell: Cell, context: Context) -> dict[str, 
         "threads": context.threads,
         "versions": _versions(),
         **measured,
+        "elapsed_seconds": clock.wall,
     }
 
 
@@ -618,6 +641,7 @@ def main(
     function: CellFunction,
     options: Callable[[argparse.ArgumentParser], None] | None = None,
     every: Callable[[argparse.Namespace], Sequence[Cell]] | None = None,
+    flags: Callable[[argparse.Namespace], str] = lambda arguments: "",
 ) -> int:
     """Run the command line of one benchmark.
 
@@ -635,6 +659,8 @@ def main(
         Adds the benchmark's own options.
     every
         Gives all cells that are planned under any options, for ``--stale``; `plan` where it is None.
+    flags
+        Gives the benchmark's own options again, for the command that is stored with each result.
 
     Returns
     -------
@@ -667,7 +693,7 @@ def main(
         function,
         Context(arguments.device, threads, arguments.work, arguments.data),
         results=arguments.results,
-        command=f"python -m benchmarks.{benchmark}" + (" --quick" if arguments.quick else ""),
+        command=f"python -m benchmarks.{benchmark}" + (" --quick" if arguments.quick else "") + flags(arguments),
         jobs=arguments.jobs,
         max_minutes=arguments.max_minutes,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from benchmarks.arms import device_of
 from benchmarks.cells import Cell, Clock, Context, data_identity
 from benchmarks.problems import DATA, read_pair
 
-__all__ = ["RECIPE", "main", "make_cell", "plan", "run_cell"]
+__all__ = ["RECIPE", "again", "main", "make_cell", "plan", "run_cell"]
 
 RECIPE = "1"
 """Version of the recipes. Raise it whenever a setting or code that moves scores changes."""
@@ -62,6 +62,13 @@ def make_cell(arm: str, draw: int, *, minutes: float | None = MINUTES, steps: di
         recipe=RECIPE,
         label=tier,
     )
+
+
+def again(result: Mapping[str, Any]) -> Cell:
+    """Make the cell of a stored result as it would be made today."""
+    budget = result["cell"]["budget"]
+    steps = None if "minutes" in budget else {stage: int(count) for stage, count in budget.items()}
+    return make_cell(result["cell"]["arm"], result["cell"]["draw"], minutes=budget.get("minutes"), steps=steps)
 
 
 def plan(arguments: argparse.Namespace) -> list[Cell]:

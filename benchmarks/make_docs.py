@@ -19,7 +19,7 @@ if not __package__:
 
 from benchmarks import em, sparsity, speed
 from benchmarks.arms import ARMS
-from benchmarks.cells import RESULTS, ROOT, read_failures, read_results
+from benchmarks.cells import RESULTS, ROOT, current, read_failures, read_results
 from benchmarks.figures import draw_alpha, draw_cost, draw_sparsity
 from benchmarks.tables import Series, difference, interval_text, markdown, share_text
 from benchmarks.targets import RIVALS, STUDENTS, at, outcomes
@@ -77,9 +77,10 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     figures
         Folder for PNG files; None draws none, and the page is the same.
     """
-    loaded = [r for r in read_results("sparsity", results=results) if r["cell"]["recipe"] == sparsity.RECIPE]
-    em_series = Series([r for r in read_results("em", results=results) if r["cell"]["recipe"] == em.RECIPE])
-    speed_series = Series([r for r in read_results("speed", results=results) if r["cell"]["recipe"] == speed.RECIPE])
+    loaded = current(read_results("sparsity", results=results), sparsity.again)
+    em_series = Series(current(read_results("em", results=results), em.again))
+    speed_series = Series(current(read_results("speed", results=results), speed.again))
+    trials = read_results("sparsity_trials", results=results)
     tiers = [tier for tier in ("full", "quick") if any(r["cell"]["config"]["tier"] == tier for r in loaded)]
     main_tier = tiers[0] if tiers else "full"
     main = Series([r for r in loaded if r["cell"]["config"]["tier"] == main_tier])
@@ -87,7 +88,7 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     for tier in tiers:
         series = Series([r for r in loaded if r["cell"]["config"]["tier"] == tier])
         parts.append(_comparison(series, tier, figures))
-    parts += [_em(em_series), _speed(speed_series), _trials(read_results("sparsity_trials", results=results))]
+    parts += [_em(em_series), _speed(speed_series), _trials(trials, read_results("sparsity", results=results))]
     parts.append(_attempts())
     parts.append(_missing(results))
     return "\n".join(part for part in parts if part)
@@ -241,30 +242,53 @@ def _speed(series: Series) -> str:
     return "## Speed\n\n" + _devices(series) + "\n" + markdown(["what", "measured"], rows)
 
 
-def _trials(loaded: Sequence[Result]) -> str:
-    """List trials against the frozen recipe's arm on the same draws, one table per recipe version."""
+def _trials(trials: Sequence[Result], frozen: Sequence[Result]) -> str:
+    """List trials beside the recipe they depart from, on the same draws; one table per recipe version.
+
+    Parameters
+    ----------
+    trials
+        Results of trials, of any recipe version.
+    frozen
+        Results of recipes, of any version.
+    """
     parts = []
-    for version in sorted({str(r["cell"]["recipe"]) for r in loaded}):
-        series = Series([r for r in loaded if r["cell"]["recipe"] == version])
-        rows = []
-        for trial in series.distinct("trial"):
-            named = series.where(trial=trial)
-            for result in named.results:
-                cell = result["cell"]
-                keys = ("planes", "alpha", "tier")
-                same = {"setting": cell["setting"], "arm": cell["arm"], **{k: cell["config"].get(k) for k in keys}}
-                here = named.where(**same)
-                if here.results[0] is not result:
-                    continue  # the first of its draws speaks for all
-                changes = ", ".join(f"{k}={json.dumps(v)}" for k, v in cell["config"]["changes"].items())
-                what = f"{trial}: {cell['setting']}, {cell['arm']}, planes {same['planes']}"
-                what += f", α {same['alpha']:g}" if same["alpha"] is not None else ""
-                rows.append([what, changes, str(same["tier"]), interval_text(here.interval("dice"))])
-        head = ["trial", "changed", "budget", "Dice"]
+    for version in sorted({str(result["cell"]["recipe"]) for result in trials}):
+        groups: dict[str, list[Result]] = {}
+        for result in trials:
+            cell = result["cell"]
+            if str(cell["recipe"]) == version:
+                same = json.dumps({key: value for key, value in cell.items() if key != "draw"}, sort_keys=True)
+                groups.setdefault(same, []).append(result)
+        usual = Series([result for result in frozen if str(result["cell"]["recipe"]) == version])
+        head = ["trial", "changed", "budget", "Dice", "NSD", "Dice − recipe's"]
+        rows = [_trial(Series(group), usual) for group in groups.values()]
         parts.append(f"Beside recipe version {version}:\n\n" + markdown(head, rows))
     if not parts:
         return ""
     return "## Trials\n\nSettings that were tried on the phantom and inside x < 288.\n\n" + "\n".join(parts)
+
+
+def _trial(series: Series, usual: Series) -> list[str]:
+    """Write the row of one trial: all draws of the same changes in the same cell."""
+    cell = series.results[0]["cell"]
+    config = cell["config"]
+    what = f"{config['trial']}: {cell['setting']}, {cell['arm']}, planes {config['planes']}"
+    alpha = config.get("alpha")
+    what += f", α {alpha:g}" if alpha is not None else ""
+    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in config["changes"].items())
+    steps = " + ".join(str(count) for count in cell["budget"].values())
+    same = {"setting": cell["setting"], "arm": cell["arm"], "planes": config["planes"], "tier": config["tier"]}
+    beside = usual.where(**same, alpha=None if alpha is None else sparsity.ALPHA, data=cell["data"])
+    gain = interval_text(difference(series, beside, "dice"), sign=True)
+    return [
+        what,
+        changes,
+        f"{steps} steps",
+        interval_text(series.interval("dice")),
+        interval_text(series.interval("nsd")),
+        gain,
+    ]
 
 
 def _attempts() -> str:

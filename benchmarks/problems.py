@@ -261,8 +261,8 @@ def _real_setting(build: Callable[..., Problem], where: dict[str, Any], patch: T
 SETTINGS = {
     "phantom": Setting((1, 2, 4, 8, 16, 22, 50), 50, (32, 64, 64), True, _phantom, _phantom_identity),
     "phantom_cost": Setting((1,), 50, (32, 64, 64), True, _phantom, _phantom_identity, curve=10),
-    "stack2_inner": _real_setting(_field, _INNER, (16, 128, 128), tuned=True),
+    "stack2_inner": _real_setting(_field, _INNER, (16, 96, 96), tuned=True),
     "stack2_crops_inner": _real_setting(_crops, _INNER, (16, 96, 96), tuned=True),
-    "stack2_field": _real_setting(_field, _OUTER, (16, 128, 128), tuned=False),
+    "stack2_field": _real_setting(_field, _OUTER, (16, 96, 96), tuned=False),
     "stack2_crops": _real_setting(_crops, _OUTER, (16, 96, 96), tuned=False),
 }

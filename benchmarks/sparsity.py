@@ -30,6 +30,7 @@ __all__ = [
     "BUDGETS",
     "DRAWS",
     "RECIPE",
+    "again",
     "changed",
     "every_cell",
     "make_cell",
@@ -71,12 +72,18 @@ def recipe(setting: str, arm: str, alpha: float | None, tier: str) -> tuple[dict
     """
     patch = list(SETTINGS[setting].patch)
     steps = BUDGETS[tier]
-    volume = {"network": {"kind": "unet", "dims": 3, "features": 16}, "patch": patch}
-    planes = {
-        "cnn_2d": {"network": {"kind": "cnn_2d"}, "patch": [1, *patch[1:]]},
-        "unet": {"network": {"kind": "unet", "dims": 2, "features": 16}, "patch": [1, *patch[1:]]},
+    wide = patch[1]
+    volume = {"network": {"kind": "unet", "dims": 3, "features": 16}, "patch": patch, "batch_size": 2}
+    networks: dict[str, dict[str, Any]] = {
+        "cnn_2d": {"network": {"kind": "cnn_2d"}, "patch": [1, 64, 64], "batch_size": 16},
+        "unet": {
+            "network": {"kind": "unet", "dims": 2, "features": 16},
+            "patch": [1, wide, wide],
+            "batch_size": 16 if wide <= 64 else 8,
+        },
         "": {},
-    }[ARMS[arm].network]
+    }
+    planes = networks[ARMS[arm].network]
     match ARMS[arm].strategy:
         case "slices_2d":
             return planes, {"segment": steps[ARMS[arm].network]}
@@ -193,6 +200,21 @@ def changed(
             inner = inner.setdefault(part, {})
         inner[last] = value
     return new, budget
+
+
+def again(result: Mapping[str, Any]) -> Cell:
+    """Make the cell of a stored result as it would be made today."""
+    cell, config = result["cell"], result["cell"]["config"]
+    return make_cell(
+        cell["setting"],
+        cell["arm"],
+        config["planes"],
+        cell["draw"],
+        alpha=config.get("alpha"),
+        tier=config["tier"],
+        trial=config.get("trial", ""),
+        changes=config.get("changes"),
+    )
 
 
 def every_cell(
@@ -342,6 +364,14 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _flags(arguments: argparse.Namespace) -> str:
+    """Give the options of a trial again, so that its results carry the command that repeats them."""
+    words = [f"--trial {arguments.trial}"] if arguments.trial else []
+    words += [f"--set {text}" for text in arguments.set]
+    words += [f"--alphas {' '.join(f'{alpha:g}' for alpha in arguments.alphas)}"] if arguments.alphas else []
+    return "".join(f" {word}" for word in words)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     return runner.main(
@@ -351,7 +381,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=plan,
         function=run_cell,
         options=_options,
-        every=lambda arguments: [*every_cell("full", arguments.draws), *every_cell("quick", arguments.draws)],
+        flags=_flags,
+        every=lambda arguments: [
+            *every_cell("full", arguments.draws),
+            *every_cell("quick", arguments.draws),
+            *map(again, runner.read_results("sparsity_trials", results=arguments.results)),
+        ],
     )
 
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from benchmarks import cells as runner
 from benchmarks.arms import device_of
 from benchmarks.cells import ROOT, Cell, Context
 
-__all__ = ["RECIPE", "main", "plan", "run_cell"]
+__all__ = ["RECIPE", "again", "main", "plan", "run_cell"]
 
 RECIPE = "1"
 """Version of the measurement. Raise it whenever what is measured changes."""
@@ -60,6 +60,12 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
     return cells
 
 
+def again(result: Mapping[str, Any]) -> Cell:
+    """Make the cell of a stored result as it would be made today."""
+    cell = result["cell"]
+    return _cell(cell["arm"], cell["setting"], cell["draw"], cell["config"]["tier"])
+
+
 def _cell(arm: str, setting: str, draw: int, tier: str) -> Cell:
     config: dict[str, Any] = {"tier": tier}
     budget: dict[str, float] = {}
@@ -79,7 +85,8 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         case "prediction":
             return _with_device(prediction(cell, context), context)
         case "help":
-            return {"scores": {"seconds": _seconds_of([sys.executable, "-m", "fewslice.cli", "--help"])}}
+            code = "import sys; sys.argv = ['fewslice', '--help']; from fewslice.cli import main; sys.exit(main())"
+            return {"scores": {"seconds": _seconds_of([sys.executable, "-c", code])}}
         case "import":
             code = "import sys, fewslice; sys.exit('torch' in sys.modules)"
             return {"scores": {"loads_torch": subprocess.run([sys.executable, "-c", code], check=False).returncode}}

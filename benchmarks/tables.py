@@ -74,7 +74,9 @@ class Series:
 
 def _get(result: Result, key: str) -> Any:
     cell = result["cell"]
-    return cell[key] if key in ("setting", "arm", "draw", "recipe") else cell["config"].get(key, result.get(key))
+    return (
+        cell[key] if key in ("setting", "arm", "draw", "recipe", "data") else cell["config"].get(key, result.get(key))
+    )
 
 
 def _has(result: Result, key: str, wanted: Any) -> bool:

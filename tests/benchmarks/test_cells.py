@@ -213,3 +213,13 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as stop:
         main("--only", "nothing")
     assert stop.value.code == 2
+
+
+def test_results_are_current_while_their_cell_would_get_the_same_key() -> None:
+    def again(loaded: Mapping[str, Any]) -> Cell:
+        return {"arm": make_cell(), "changed": make_cell("changed", budget={"segment": 11})}[loaded["cell"]["arm"]]
+
+    loaded = [
+        {"cell": cell.identity, "key": cell.key} for cell in (make_cell(), make_cell("changed"), make_cell("gone"))
+    ]
+    assert runner.current(loaded, again) == loaded[:1]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import sparsity
+from benchmarks import em, sparsity, speed
 from benchmarks.arms import ARMS
 from benchmarks.problems import SETTINGS, HeldOut, Problem
 
@@ -123,3 +123,16 @@ def test_truth_of_planes_that_are_not_annotated_never_reaches_training() -> None
     assert second.annotation.planes() == [0]
     assert np.flatnonzero(first.annotation.labels.any(axis=(1, 2))).tolist() == [1, 4]
     assert truth.all()
+
+
+def test_every_cell_can_be_made_again_from_its_result() -> None:
+    trial = sparsity.plan(arguments(trial="wide", set=["3d.network.features=24"], alphas=[0.1]))
+    for cell in [*sparsity.every_cell("full", 1), *sparsity.every_cell("quick", 1), *trial]:
+        assert sparsity.again({"cell": cell.identity}) == cell
+
+
+@pytest.mark.parametrize("module", [em, speed])
+def test_other_benchmarks_can_be_made_again_too(module: Any) -> None:
+    for quick in (False, True):
+        for cell in module.plan(argparse.Namespace(quick=quick, draws=2, make=True)):
+            assert module.again({"cell": cell.identity}) == cell
