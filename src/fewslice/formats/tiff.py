@@ -35,6 +35,8 @@ DESCRIPTION = "TIFF (.tif, .tiff, .ome.tif)"
 
 _SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".svs", ".qptiff")
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SIGNS_OF_TRUNCATION = ("invalid page offset", "invalid value offset", "failed to reshape", "truncated")
+"""In what tifffile logs."""
 _COARSEST_DPI_PIXEL_UM = 10.0
 """Pixels per inch that give a coarser pixel than this are a printer's default (72, 300 dpi), not a measurement."""
 
@@ -87,7 +89,7 @@ def read(path: str) -> Stored:
             raise InputError(
                 f"{path} is damaged or truncated ({_short(error)}); copy it again from its source"
             ) from error
-    if any("invalid page offset" in m or "failed to reshape" in m or "truncated" in m for m in messages):
+    if any(sign in message for message in messages for sign in _SIGNS_OF_TRUNCATION):
         raise InputError(
             f"{path} is truncated: planes that its header announces are missing; copy it again from its source"
         )
@@ -478,32 +480,44 @@ def write(path: str, volume: Volume, options: WriteOptions) -> None:
     """
     import tifffile
 
-    z, y, x = volume.shape
-    count = volume.channels * z * y * x * volume.dtype.itemsize
-    ome = Path(path).name.lower().endswith((".ome.tif", ".ome.tiff"))
-    imagej = not ome and volume.dtype in (np.uint8, np.uint16, np.float32) and count < 2**31
-    planes = iterate_planes(volume)
-    shape = (z, volume.channels, y, x)
     size = volume.voxel_size_um
-    if imagej:
-        metadata: dict[str, Any] = {"axes": "ZCYX", "mode": "grayscale"}
-        if size is not None:
-            metadata |= {"spacing": size[0], "unit": "um"}
-        resolution = None if size is None else (1 / size[2], 1 / size[1])
-        tifffile.imwrite(
-            path, planes, shape=shape, dtype=volume.dtype, imagej=True, photometric="minisblack",
-            metadata=metadata, resolution=resolution,
-        )  # fmt: skip
-        return
-    metadata = {"axes": "ZCYX", "Channel": {"Name": list(volume.channel_names)}, "UUID": _UUID, "Creator": "fewslice"}
-    if size is not None:
-        for axis, value in zip("ZYX", size, strict=True):
-            metadata |= {f"PhysicalSize{axis}": value, f"PhysicalSize{axis}Unit": "µm"}
+    count = math.prod(volume.array.shape) * volume.dtype.itemsize
+    described: dict[str, Any] = {"axes": "ZCYX"}
+    how: dict[str, Any] = {"bigtiff": count >= 2**31, "compression": "zlib"}
+    name = Path(path).name.lower()
+    ome = name.endswith((".ome.tif", ".ome.tiff"))
+    if not ome and volume.dtype.name in _IMAGEJ_TYPES and count < 2**31:
+        how = {"imagej": True}
+        described["mode"] = "grayscale"
+    elif volume.dtype.name in _OME_TYPES:
+        how["ome"] = True
+        described |= {"Channel": {"Name": list(volume.channel_names)}, "UUID": _UUID, "Creator": "fewslice"}
+        for axis, value in zip("ZYX", size or (), strict=size is not None):
+            described |= {f"PhysicalSize{axis}": value, f"PhysicalSize{axis}Unit": "µm"}
+    elif ome:
+        raise InputError(
+            f"{path} cannot hold values of type {volume.dtype}; name it .tif, or choose OME-Zarr, or convert the values"
+        )
+    else:
+        described["channel_names"] = list(volume.channel_names)
+    if "ome" not in how and size is not None:
+        described |= {"spacing": size[0], "unit": "um"}
+        how["resolution"] = (1 / size[2], 1 / size[1])
+    z, y, x = volume.shape
     tifffile.imwrite(
-        path, planes, shape=shape, dtype=volume.dtype, ome=True, photometric="minisblack", compression="zlib",
-        metadata=metadata, bigtiff=count >= 2**31,
-    )  # fmt: skip
+        path,
+        iterate_planes(volume),
+        shape=(z, volume.channels, y, x),
+        dtype=volume.dtype,
+        photometric="minisblack",
+        metadata=described,
+        **how,
+    )
 
+
+_IMAGEJ_TYPES = ("uint8", "uint16", "float32")
+_OME_TYPES = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
+"""What OME-XML can name."""
 
 _UUID = "00000000-0000-0000-0000-000000000000"
 """The same for every file, so that equal volumes give equal bytes."""
