@@ -3,8 +3,9 @@
 Three training volumes and one test volume of 50 × 114 × 114 voxels of 2 × 0.88 × 0.88 µm. They were matched
 to the statistics of ``two_photon_neurons/stack2`` in the tissue inside x < 288. The part where recipes are scored,
 x ≥ 320, was in the pictures that were looked at first and in one number (the loss with depth), and in no statistic that
-was matched. Settings were chosen on statistics, pictures and thresholds; no arm of the comparison was run for it. What
-they mean stands in :mod:`fewslice.synthesis.simulators.two_photon_neurons`.
+was matched. Settings were chosen on statistics, pictures and thresholds; no arm of the comparison was run for it. Once
+they were fixed, a small 3D U-Net trained on every plane was scored, to see that the task can be learned: Dice 0.87.
+What the settings mean stands in :mod:`fewslice.synthesis.simulators.two_photon_neurons`.
 
     python benchmarks/phantom.py                          hash, sizes
     python benchmarks/phantom.py --match DATA             statistics of stack2 and of the phantom, side by side
