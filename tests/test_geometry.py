@@ -47,7 +47,8 @@ def test_cropped_reads_reassemble_the_array(shape, block, halo) -> None:  # type
 
 
 @pytest.mark.parametrize(
-    ("shape", "block", "halo"), [((4, 4), (2,), (0,)), ((0, 4), (2, 2), (0, 0)), ((4,), (0,), (0,)), ((4,), (2,), (-1,))]
+    ("shape", "block", "halo"),
+    [((4, 4), (2,), (0,)), ((0, 4), (2, 2), (0, 0)), ((4,), (0,), (0,)), ((4,), (2,), (-1,))],
 )
 def test_impossible_covers_are_refused(shape, block, halo) -> None:  # type: ignore[no-untyped-def]
     """One sentence names what does not fit."""

@@ -16,13 +16,19 @@ from fewslice.errors import InputError
 from fewslice.model import Model, NetworkStep, build_network, in_plane_views, model_hash, undo_view
 
 
-def make(dims: int = 3, *, channels: int = 2, classes: int = 1, views: int = 1, plane_axis: int = 0, seed: int = 0) -> Model:
+def make(
+    dims: int = 3, *, channels: int = 2, classes: int = 1, views: int = 1, plane_axis: int = 0, seed: int = 0
+) -> Model:
     """Make an untrained model with batch statistics that are not trivial."""
     torch.manual_seed(seed)
     settings: dict[str, Any] = {"kind": "unet", "dims": dims, "features": 4, "depth": 2}
     network = build_network(settings, channels, classes + 1)
     step = NetworkStep(
-        network=settings, in_channels=channels, out_channels=classes + 1, views=views, plane_axis=plane_axis  # type: ignore[arg-type]
+        network=settings,
+        in_channels=channels,
+        out_channels=classes + 1,
+        views=views,
+        plane_axis=plane_axis,  # type: ignore[arg-type]
     )
     return Model(
         [step],
@@ -86,12 +92,12 @@ def test_probabilities_have_the_image_s_extent_whatever_the_divisor(dims: int) -
     """Extents that are no multiples are padded at the far end and cropped; values lie in 0–1."""
     p = make(dims, classes=2).probabilities(image())
     assert p.shape == (2, 9, 14, 18) and p.dtype == np.float32
-    assert 0 <= p.min() and p.sum(0).max() <= 1 + 1e-5
+    assert p.min() >= 0 and p.sum(0).max() <= 1 + 1e-5
 
 
 def test_another_number_of_channels_is_refused() -> None:
     """The message says both numbers."""
-    with pytest.raises(InputError, match="has 3 channels.*trained on 2"):
+    with pytest.raises(InputError, match=r"has 3 channels.*trained on 2"):
         make().probabilities(image(3))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,17 +27,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Images = Annotated[list[str], typer.Argument(help="Image files, folders of planes, OME-Zarr, file.h5:dataset, or quoted globs.")]
-Axes = Annotated[Optional[str], typer.Option(help="Order of the axes in the file, such as zcyx; usually inferred.")]
-Channels = Annotated[Optional[str], typer.Option(help="Channels to use, 0-based, such as 0,2; all by default.")]
-Voxel = Annotated[Optional[str], typer.Option("--voxel-size-um", help="Voxel size z,y,x in µm; by default the file's.")]
-Kind = Annotated[Optional[str], typer.Option("--label-kind", help="classes or instances.")]
+Images = Annotated[
+    list[str], typer.Argument(help="Image files, folders of planes, OME-Zarr, file.h5:dataset, or quoted globs.")
+]
+Axes = Annotated[str | None, typer.Option(help="Order of the axes in the file, such as zcyx; usually inferred.")]
+Channels = Annotated[str | None, typer.Option(help="Channels to use, 0-based, such as 0,2; all by default.")]
+Voxel = Annotated[str | None, typer.Option("--voxel-size-um", help="Voxel size z,y,x in µm; by default the file's.")]
+Kind = Annotated[str | None, typer.Option("--label-kind", help="classes or instances.")]
 Planes = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option(help="Annotated planes, 0-based: 0,5,10 or 0:160:5 or y=3,9; repeatable; all by default."),
 ]
-Background = Annotated[Optional[int], typer.Option(help="Value in the labels that means background.")]
-Unlabelled = Annotated[Optional[str], typer.Option(help="Value in the labels that means unlabelled, 'highest', or 'none'.")]
+Background = Annotated[int | None, typer.Option(help="Value in the labels that means background.")]
+Unlabelled = Annotated[str | None, typer.Option(help="Value that means unlabelled, 'highest', or 'none'.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -48,7 +50,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 def train(
     images: Images,
     output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to make.")],
-    labels: Annotated[Optional[list[str]], typer.Option(help="Label files or quoted globs; repeatable; none for an unlabelled image.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="Label files or globs; repeatable; none: unlabelled.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="Kind of strategy; with --help its settings.")] = "pseudo_labels",
     axes: Axes = None,
     channels: Channels = None,
@@ -57,13 +61,13 @@ def train(
     planes: Planes = None,
     background: Background = None,
     unlabelled: Unlabelled = None,
-    validation: Annotated[str, typer.Option(help="auto holds annotation out where there is enough; none does not.")] = "auto",
-    steps: Annotated[Optional[int], typer.Option(help="Steps for each stage, instead of minutes.")] = None,
-    minutes: Annotated[Optional[float], typer.Option(help="Budget of the whole strategy; 30 by default.")] = None,
+    validation: Annotated[str, typer.Option(help="auto holds some annotation out; none does not.")] = "auto",
+    steps: Annotated[int | None, typer.Option(help="Steps for each stage, instead of minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget of the whole strategy; 30 by default.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(help="How many devices share the training.")] = 1,
-    set_: Annotated[Optional[list[str]], typer.Option("--set", help="A setting: key.path=value; repeatable.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key.path=value; repeatable.")] = None,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -104,7 +108,7 @@ def train(
 @app.command()
 def run(
     experiment: Annotated[Path, typer.Argument(help="An experiment file, such as RUN/experiment.yaml.")],
-    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="The run folder to make.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The run folder to make.")] = None,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(help="How many devices share the training.")] = 1,
     quiet: Quiet = False,
@@ -131,10 +135,10 @@ def predict(
     axes: Axes = None,
     channels: Channels = None,
     voxel_size_um: Voxel = None,
-    threshold: Annotated[Optional[float], typer.Option(min=0, max=1, help="By default the one chosen in training.")] = None,
-    views: Annotated[Optional[int], typer.Option(help="In-plane views averaged: 1, 4 or 8.")] = None,
-    full_halo: Annotated[bool, typer.Option("--full-halo", help="Read the whole receptive field around blocks.")] = False,
-    block: Annotated[Optional[str], typer.Option(help="Voxels written per block, z,y,x.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="By default the one training chose.")] = None,
+    views: Annotated[int | None, typer.Option(help="In-plane views averaged: 1, 4 or 8.")] = None,
+    full_halo: Annotated[bool, typer.Option("--full-halo", help="Read the whole receptive field.")] = False,
+    block: Annotated[str | None, typer.Option(help="Voxels written per block, z,y,x.")] = None,
     resample: Annotated[bool, typer.Option("--resample", help="Accept another voxel size than the model's.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -181,7 +185,7 @@ def evaluate(
     background: Background = None,
     unlabelled: Unlabelled = None,
     label_kind: Kind = None,
-    tolerance_um: Annotated[Optional[float], typer.Option(help="Of the normalised surface Dice, in µm.")] = None,
+    tolerance_um: Annotated[float | None, typer.Option(help="Of the normalised surface Dice, in µm.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a prediction against truth, on annotated voxels only.
@@ -197,7 +201,7 @@ def evaluate(
         planes=planes or (),
         background=background,
         unlabelled=_number_or_word(unlabelled),
-        label_kind=label_kind,
+        label_kind=_label_kind(label_kind),
         tolerance_um=tolerance_um,
     )
     typer.echo(json.dumps(scores, indent=2) if as_json else _score_table(scores))
@@ -207,9 +211,9 @@ def evaluate(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run folder, or several to compare.")],
     predictions: Annotated[
-        Optional[list[Path]], typer.Option("--prediction", help="Further OUT.ome.zarr to show; repeatable.")
+        list[Path] | None, typer.Option("--prediction", help="Further OUT.ome.zarr to show; repeatable.")
     ] = None,
-    output: Annotated[Optional[Path], typer.Option("-o", "--output", help="By default RUN/report.html.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="By default RUN/report.html.")] = None,
 ) -> None:
     """Write one self-contained HTML page: what was trained, how good it is, planes and surfaces.
 
@@ -336,7 +340,7 @@ def _unexpected(error: Exception) -> int:
         _complain(f"{error.strerror}: {error.filename or 'the output'}; free some space or choose another place")
         return 1
     if isinstance(error, MemoryError):
-        _complain("not enough memory; predict with a smaller --block, or train with a smaller patch by --set patch=[z,y,x]")
+        _complain("not enough memory; predict with a smaller --block, or train with --set patch=[z,y,x]")
         return 1
     raise error
 
@@ -433,6 +437,12 @@ def _voxel(text: str | None) -> tuple[float, float, float] | None:
     return (values[0], values[1], values[2])
 
 
+def _label_kind(text: str | None) -> Literal["classes", "instances"] | None:
+    if text is None or text == "classes" or text == "instances":
+        return text
+    raise InputError(f"--label-kind {text!r} must be classes or instances")
+
+
 def _number_or_word(text: str | None) -> int | str | None:
     if text is None:
         return None
@@ -440,5 +450,3 @@ def _number_or_word(text: str | None) -> int | str | None:
         return int(text)
     except ValueError:
         return text
-
-

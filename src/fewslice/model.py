@@ -153,6 +153,11 @@ class Model:
         return self.steps[0].in_channels
 
     @property
+    def dims(self) -> int:
+        """2 if every network of the chain sees planes alone, else 3."""
+        return max(int(network.dims) for network in self.networks)  # type: ignore[arg-type]
+
+    @property
     def receptive_halo(self) -> Triple:
         """The full receptive-field radius of the chain, (z, y, x) in voxels."""
         total = np.zeros(3, dtype=int)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fewslice import io, registry
 from fewslice.errors import InputError, PartialError
@@ -90,11 +90,11 @@ def train(
     inputs |= {f"labels of {sample.name}": _annotation_hash(sample) for sample in samples if sample.annotation}
     request = hashlib.sha256(json.dumps([experiment.identity(), inputs], sort_keys=True).encode()).hexdigest()
     found = _claim(folder, request, overwrite=overwrite)
-    run_folder = RunFolder(folder, listener)
+    hardware = Hardware(device=device, devices=devices, loaders=2 if _cores() > 4 else 1)
+    run_folder = RunFolder(folder, listener if hardware.is_main else None, writable=hardware.is_main)
     if found == "finished":
         run_folder.record({"event": "finished", "note": "this run is finished; nothing to do"})
         return folder
-    hardware = Hardware(device=device, devices=devices, loaders=2 if _cores() > 4 else 1)
     for sample in samples:
         if sample.image.axes_note and listener is not None:
             listener({"event": "note", "note": sample.image.axes_note})
@@ -106,7 +106,8 @@ def train(
             raise disk_error(error, folder) from error
         write_json(run_folder.provenance, _provenance(request, inputs, samples, prepared.split, hardware))
         prepared.experiment.write(run_folder.experiment)
-    _train(prepared).save(run_folder.model)
+    model = _train(prepared)
+    prepared.task.once(lambda: model.save(run_folder.model))
     run_folder.record({"event": "finished", "note": f"the model is in {run_folder.model}"})
     return folder
 
@@ -275,7 +276,9 @@ def predict(
                 {"kind": "prediction", "output": str(target.resolve()), "image": volume.source},
             )
     if failed:
-        raise PartialError(f"{failed} blocks could not be predicted and stay 0; mend the image and run the command again")
+        raise PartialError(
+            f"{failed} blocks could not be predicted and stay 0; mend the image and run the same command again"
+        )
     return outputs
 
 
@@ -287,7 +290,7 @@ def evaluate(
     planes: Sequence[str] = (),
     background: int | None = None,
     unlabelled: int | str | None = None,
-    label_kind: str | None = None,
+    label_kind: Literal["classes", "instances"] | None = None,
     tolerance_um: float | None = None,
 ) -> dict[str, Any]:
     """Measure a prediction against truth, on annotated voxels only; see :func:`fewslice.evaluation.evaluate`.
@@ -339,7 +342,8 @@ def info(path: str | Path) -> dict[str, Any]:
 
 def convert(source: str | Path, target: str | Path, **options: Any) -> Path:
     """Convert a volume to another format; see :func:`fewslice.io.convert`."""
-    return io.convert(source, target, **options)
+    io.convert(source, target, **options)
+    return Path(target)
 
 
 @dataclass(frozen=True)
@@ -405,9 +409,7 @@ def _prepare(
             run_folder.listener({"event": "note", "note": split.note})
         steps = steps_for_minutes(stages, experiment.minutes or _DEFAULT_MINUTES, hardware)
     update = {"settings": config.model_dump(mode="json"), "steps": steps, "minutes": None}
-    return _Prepared(
-        experiment.model_copy(update=update), strategy, config, replace(task, steps=steps), split
-    )
+    return _Prepared(experiment.model_copy(update=update), strategy, config, replace(task, steps=steps), split)
 
 
 def _train(prepared: _Prepared) -> Model:

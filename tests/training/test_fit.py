@@ -20,7 +20,11 @@ CPU = Hardware(device="cpu", bfloat16=False, checkpoint_seconds=0.0)
 
 
 def _stage(
-    *, stop_at: int | None = None, schedule: Schedule | None = None, scores: list[float] | None = None, bad: bool = False
+    *,
+    stop_at: int | None = None,
+    schedule: Schedule | None = None,
+    scores: list[float] | None = None,
+    bad: bool = False,
 ) -> Stage:
     torch.manual_seed(7)
     network = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
@@ -135,7 +139,7 @@ def test_averaged_weights_are_the_moving_average(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_in_one_sentence(tmp_path: Path) -> None:
     """The stage, the step and what to change are named."""
-    with pytest.raises(FewsliceError, match="stage only diverged at step 1.*learning_rate"):
+    with pytest.raises(FewsliceError, match=r"stage only diverged at step 1.*learning_rate"):
         fit(_stage(bad=True), RunFolder(tmp_path), steps=5, seed=0, hardware=CPU)
 
 

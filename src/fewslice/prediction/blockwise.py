@@ -118,8 +118,7 @@ def predict_volume(
     used_halo = model.halo if halo is None else halo
     divisor = model.divisor
     chunk = choose_chunk(image.shape)
-    dims = max(network.dims for network in model.networks)
-    used_block = block or choose_block(image.shape, used_halo, chunk, int(_READ_VOXELS[int(dims)]))
+    used_block = block or choose_block(image.shape, used_halo, chunk, _READ_VOXELS[model.dims])
     facts = {
         "image": image.source,
         "image_hash": image.content_hash(),

@@ -14,7 +14,6 @@ chosen among several on held-out annotated voxels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -133,7 +132,7 @@ def train_teacher(config: Config, task: Task) -> Model:
     """Train the 2D network on the annotated planes."""
     stage = segmentation_stage(task, "teacher", config.teacher, task.annotated_volumes())
     model = finished_model(task, config.teacher, task.fit(stage), strategy="pseudo_labels teacher")
-    model.save(task.run.stage("teacher") / "model")
+    task.once(lambda: model.save(task.run.stage("teacher") / "model"))
     return model
 
 
@@ -141,20 +140,16 @@ def infer(teacher: Model, task: Task) -> Sequence[Volume]:
     """Let the teacher predict every sample; stored under the teacher's stage, so that a resumed run finds them."""
     folder = task.run.stage("teacher")
     identity = model_hash(folder / "model")
-    found = []
-    for index, sample in enumerate(task.samples):
-        path: Path = folder / "pseudo_labels" / f"{index:03d}.ome.zarr"
-        path.parent.mkdir(exist_ok=True)
-        predict_volume(
-            teacher,
-            sample.image,
-            path,
-            model_id=identity,
-            device=task.hardware.torch_device(),
-            pyramids=False,
-        )
-        found.append(io.open_volume(path))
-    return found
+    paths = [folder / "pseudo_labels" / f"{index:03d}.ome.zarr" for index in range(len(task.samples))]
+
+    def predict() -> None:
+        paths[0].parent.mkdir(exist_ok=True)
+        for sample, path in zip(task.samples, paths, strict=True):
+            device = task.hardware.torch_device()
+            predict_volume(teacher, sample.image, path, model_id=identity, device=device, pyramids=False)
+
+    task.once(predict)
+    return [io.open_volume(path) for path in paths]
 
 
 def joined(task: Task, pseudo_labels: Sequence[Volume], alpha: float) -> list[TrainingVolume]:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,6 +63,11 @@ class Hardware:
     bfloat16: bool | None = None
     loaders: int = 1
     checkpoint_seconds: float = 60.0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes: the first of those that share the training."""
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
     def torch_device(self) -> torch.device:
         """Return the device on which networks live."""
@@ -273,7 +279,7 @@ def _set_up(stage: Stage, fabric: Any) -> None:
 
 def _ahead(
     batches: Callable[[int], Batch], first: int, steps: int, fabric: Any, loaders: int
-) -> Iterator[tuple[int, Batch]]:
+) -> Generator[tuple[int, Batch], None, None]:
     """Yield (step, batch) for the remaining steps, the next ones being prepared meanwhile."""
     world, rank = fabric.world_size, fabric.global_rank
     ahead = 2 * loaders

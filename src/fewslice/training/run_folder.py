@@ -33,10 +33,13 @@ class RunFolder:
         The folder.
     listener
         Called with every event after it was logged; draws the progress.
+    writable
+        False in the processes that help the first one train: they log nothing.
     """
 
     path: Path
     listener: Callable[[dict[str, Any]], None] | None = None
+    writable: bool = True
 
     @property
     def experiment(self) -> Path:
@@ -71,13 +74,15 @@ class RunFolder:
 
     def record(self, event: dict[str, Any]) -> None:
         """Append an event to the log and tell the listener."""
+        if not self.writable:
+            return
         append_line(self.log, event)
         if self.listener is not None:
             self.listener(event)
 
     def forget_after(self, stage: str, step: int) -> None:
         """Drop log lines of `stage` beyond `step`: a killed run repeats those steps."""
-        if not self.log.exists():
+        if not self.writable or not self.log.exists():
             return
         kept = [e for e in read_lines(self.log) if e.get("stage") != stage or e.get("step", 0) <= step]
         write_atomic(self.log, "".join(json.dumps(e, sort_keys=True) + "\n" for e in kept))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -114,6 +114,15 @@ class Task:
             found = ", ".join(f"{'zyx'[axis]} in {name}" for axis, name in annotated.items())
             raise InputError(f"planes are annotated along {found}; train a 2D network on planes of one direction")
         return next(iter(annotated), 0)
+
+    def once(self, work: Callable[[], None]) -> None:
+        """Do something in the first process only, while the others that share the training wait for it."""
+        from torch import distributed
+
+        if self.hardware.is_main:
+            work()
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.barrier()
 
     def fit(self, stage: Stage) -> Fitted:
         """Train a stage for the steps that the budget gives it, or return its stored result."""
