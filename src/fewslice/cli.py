@@ -438,8 +438,12 @@ def _voxel(text: str | None) -> tuple[float, float, float] | None:
 
 
 def _label_kind(text: str | None) -> Literal["classes", "instances"] | None:
-    if text is None or text == "classes" or text == "instances":
-        return text
+    if text is None:
+        return None
+    if text == "classes":
+        return "classes"
+    if text == "instances":
+        return "instances"
     raise InputError(f"--label-kind {text!r} must be classes or instances")
 
 
