@@ -65,9 +65,7 @@ class Limits:
 
     def shared(self, cases: int) -> Limits:
         """Return what one of `cases` cases may use."""
-        return Limits(
-            self.planes, self.pixels, self.plane_characters // cases, self.faces // cases, self.voxels
-        )
+        return Limits(self.planes, self.pixels, self.plane_characters // cases, self.faces // cases, self.voxels)
 
 
 @dataclass
@@ -255,7 +253,7 @@ def _draw_surfaces(opened: OpenCase, drawn: DrawnCase, limits: Limits, path: Pat
     panels: list[tuple[str, str, NDArray[np.uint8]]] = []
     truth = opened.truth
     if truth is not None:
-        known = truth.annotated[box.slices].any(axis=(1, 2))
+        known: NDArray[np.bool_] = np.any(truth.annotated[box.slices], axis=(1, 2))
         if known.mean() >= _DENSE and known[known.argmax() : len(known) - known[::-1].argmax()].all():
             part = type(truth)(
                 truth.labels[box.slices], truth.annotated[box.slices], truth.kind, truth.class_values, truth.class_by_id
@@ -266,7 +264,11 @@ def _draw_surfaces(opened: OpenCase, drawn: DrawnCase, limits: Limits, path: Pat
     for i in shown:
         rows, columns = box.slices[1:]
         panels.append(
-            (opened.case.arms[i].name, arm_colour(i), np.ascontiguousarray(opened.classes(i, box.slices[0])[:, rows, columns]))
+            (
+                opened.case.arms[i].name,
+                arm_colour(i),
+                np.ascontiguousarray(opened.classes(i, box.slices[0])[:, rows, columns]),
+            )
         )
     if not panels:
         return
@@ -280,7 +282,9 @@ def _draw_surfaces(opened: OpenCase, drawn: DrawnCase, limits: Limits, path: Pat
         for k, value in enumerate(opened.class_values, start=1):
             mesh = isosurface(classes == k if several else classes > 0, voxel, max_faces=min(24_000, share))
             if len(mesh.faces):
-                traces.append(mesh_trace(mesh, CLASSES[(k - 1) % len(CLASSES)] if several else colour, f"class {value}"))
+                traces.append(
+                    mesh_trace(mesh, CLASSES[(k - 1) % len(CLASSES)] if several else colour, f"class {value}")
+                )
             if not several:
                 whole.append(mesh)
         if several:

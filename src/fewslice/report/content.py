@@ -251,11 +251,13 @@ class OpenCase:
         labels = labels[:, step // 2 :: step, step // 2 :: step]
         own = segmentation.class_values
         if own is None or len(self.class_values) <= 1:
-            return (labels > 0).astype(np.uint8)
-        lookup = np.zeros(256, np.uint8)
+            foreground: NDArray[np.uint8] = (labels > 0).astype(np.uint8)
+            return foreground
+        lookup: NDArray[np.uint8] = np.zeros(256, np.uint8)
         for k, value in enumerate(own, start=1):
             lookup[k] = self.class_values.index(value) + 1 if value in self.class_values else 0
-        return lookup[np.minimum(labels, 255)]
+        classes: NDArray[np.uint8] = lookup[np.minimum(labels, 255)]
+        return classes
 
     def truth_plane(self, z: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
         """Return (y, x) classes and where they are known, or None on a plane without truth."""
@@ -407,7 +409,9 @@ def collect(folders: Sequence[Path], predictions: Sequence[Path] = ()) -> Conten
                     path = _located(str(line["output"]), run)
                     attributes = _attributes(path)
                     if not path.exists():
-                        problems.append(f"The prediction {path} of {run.name} is gone; its scores stay, its planes do not.")
+                        problems.append(
+                            f"The prediction {path} of {run.name} is gone; its scores stay, its planes do not."
+                        )
                     arms[path] = (run, str(attributes.get("image", line.get("image", ""))), attributes)
     evaluations = {
         _located(str(line["prediction"]), run): line

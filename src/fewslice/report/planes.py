@@ -18,7 +18,16 @@ from PIL import Image
 
 from fewslice.volume import Volume
 
-__all__ = ["UNKNOWN", "DisplayRange", "choose_planes", "display_range", "image_uri", "mask_uri", "reduction", "rendered"]
+__all__ = [
+    "UNKNOWN",
+    "DisplayRange",
+    "choose_planes",
+    "display_range",
+    "image_uri",
+    "mask_uri",
+    "reduction",
+    "rendered",
+]
 
 UNKNOWN = 255
 """Value of a truth mask where nothing is known."""
@@ -91,9 +100,12 @@ def rendered(plane: NDArray[Any], limits: DisplayRange, factor: int) -> NDArray[
     high = np.asarray(limits.high, np.float32)[:, None, None]
     scaled = np.clip((values - low) / (high - low), 0, 1)
     if len(scaled) == 1:
-        return np.rint(255 * scaled[0]).astype(np.uint8)
-    mixed = np.einsum("cyx,ck->yxk", scaled, np.asarray(_CHANNEL_COLOURS[len(scaled)], np.float32))
-    return np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8)
+        shown = scaled[0]
+    else:
+        mixed = np.einsum("cyx,ck->yxk", scaled, np.asarray(_CHANNEL_COLOURS[len(scaled)], np.float32))
+        shown = np.clip(mixed, 0, 1)
+    pixels: NDArray[np.uint8] = np.rint(255 * shown).astype(np.uint8)
+    return pixels
 
 
 def image_uri(pixels: NDArray[np.uint8], quality: int = 82) -> str:
@@ -122,7 +134,9 @@ def _block_mean(values: NDArray[np.float32], factor: int) -> NDArray[np.float32]
         values, ((0, 0), (0, max(0, rows * factor - height)), (0, max(0, columns * factor - width))), mode="edge"
     )
     cut = padded[:, : rows * factor, : columns * factor]
-    return cut.reshape(channels, rows, factor, columns, factor).mean(axis=(2, 4), dtype=np.float32)
+    blocks = cut.reshape(channels, rows, factor, columns, factor)
+    means: NDArray[np.float32] = blocks.mean(axis=(2, 4), dtype=np.float32)
+    return means
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
