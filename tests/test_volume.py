@@ -97,7 +97,9 @@ def test_arranged_like_numpy(axes: str) -> None:
     extents = {"t": 1, "c": 3, "z": 4, "y": 5, "x": 6}
     shape = [extents[a] for a in axes]
     values = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-    expected = np.einsum(values, [ord(a) - 97 for a in axes], [ord(a) - 97 for a in "czyx" if a in axes] + [19] * ("t" in axes))
+    expected = np.einsum(
+        values, [ord(a) - 97 for a in axes], [ord(a) - 97 for a in "czyx" if a in axes] + [19] * ("t" in axes)
+    )
     expected = expected.reshape([extents[a] if a in axes else 1 for a in "czyx"])
     array = ArrangedArray(values, axes)
     assert isinstance(array, LazyArray)

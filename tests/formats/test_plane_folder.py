@@ -58,7 +58,7 @@ def test_colour_planes(tmp_path: Path, suffix: str) -> None:
 
 def test_binary_and_palette_pictures_keep_their_numbers(tmp_path: Path) -> None:
     (tmp_path / "bits").mkdir()
-    Image.fromarray((VALUES[0] % 2 == 0)).save(tmp_path / "bits" / "0.png")
+    Image.fromarray(VALUES[0] % 2 == 0).save(tmp_path / "bits" / "0.png")
     np.testing.assert_array_equal(open_labels(tmp_path / "bits").read()[0, 0], VALUES[0] % 2 == 0)
     (tmp_path / "palette").mkdir()
     picture = Image.fromarray((VALUES[0] % 5).astype(np.uint8), mode=None)

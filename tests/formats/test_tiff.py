@@ -56,7 +56,9 @@ def test_every_layout_reads_boxes_like_the_whole(tmp_path: Path, layout: str, dt
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("samples", [3, 4])
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "rowsperstrip": 5}, {"compression": "zlib", "tile": (16, 16)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib", "rowsperstrip": 5}, {"compression": "zlib", "tile": (16, 16)}]
+)
 def test_colours_are_channels(tmp_path: Path, samples: int, planar: str, options: dict[str, Any]) -> None:
     values = ramp((20, 24, samples), "uint8")
     path = tmp_path / "section.tif"
@@ -120,7 +122,9 @@ def test_binary_and_tiled_volumes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels.read()[0], mask)
     values = ramp((20, 40, 40))
     tifffile.imwrite(tmp_path / "deep.tif", values, volumetric=True, tile=(16, 16, 16), compression="zlib")
-    np.testing.assert_array_equal(open_volume(tmp_path / "deep.tif").read(Box((3, 5, 7), (19, 33, 40)))[0], values[3:19, 5:33, 7:])
+    np.testing.assert_array_equal(
+        open_volume(tmp_path / "deep.tif").read(Box((3, 5, 7), (19, 33, 40)))[0], values[3:19, 5:33, 7:]
+    )
 
 
 class TestVoxelSize:
@@ -138,7 +142,13 @@ class TestVoxelSize:
 
     def test_imagej_pixels_are_no_unit(self, tmp_path: Path) -> None:
         path = tmp_path / "stack.tif"
-        tifffile.imwrite(path, ramp((5, 8, 9)), imagej=True, resolution=(2, 2), metadata={"axes": "ZYX", "spacing": 2.0, "unit": "pixel"})
+        tifffile.imwrite(
+            path,
+            ramp((5, 8, 9)),
+            imagej=True,
+            resolution=(2, 2),
+            metadata={"axes": "ZYX", "spacing": 2.0, "unit": "pixel"},
+        )
         assert open_volume(path).voxel_size_um is None
 
     @pytest.mark.parametrize(("unit", "factor"), [("µm", 1.0), ("nm", 1e-3), ("mm", 1e3), (None, 1.0)])
@@ -164,7 +174,11 @@ class TestVoxelSize:
     def test_one_plane_lacks_no_thickness_but_a_stack_does(self, tmp_path: Path) -> None:
         for name, shape in (("plane.tif", (8, 9)), ("stack.tif", (5, 8, 9))):
             tifffile.imwrite(
-                tmp_path / name, ramp(shape), resolution=(1e4 / 0.346, 1e4 / 0.346), resolutionunit="CENTIMETER", photometric="minisblack"
+                tmp_path / name,
+                ramp(shape),
+                resolution=(1e4 / 0.346, 1e4 / 0.346),
+                resolutionunit="CENTIMETER",
+                photometric="minisblack",
             )
         assert open_volume(tmp_path / "plane.tif").voxel_size_um == pytest.approx((0.346, 0.346, 0.346), rel=1e-5)
         assert open_volume(tmp_path / "stack.tif").voxel_size_um is None
@@ -259,7 +273,9 @@ class TestDamage:
         }
         path = tmp_path / "stack.tif"
         rng = np.random.default_rng(1)
-        tifffile.imwrite(path, rng.integers(0, 255, (12, 40, 40)).astype(np.uint8), photometric="minisblack", **options[kind])
+        tifffile.imwrite(
+            path, rng.integers(0, 255, (12, 40, 40)).astype(np.uint8), photometric="minisblack", **options[kind]
+        )
         whole = path.read_bytes()
         path.write_bytes(whole[: int(len(whole) * share)])
         if kind == "imagej" and share > 0.95:  # all planes are there, and ImageJ's readers need no more
