@@ -48,7 +48,8 @@ def draw_sparsity(series: Series, setting: str, alpha: float, path: Path) -> boo
         axis.set_xticks(planes, [str(p) for p in planes])
         axis.set_xlabel("annotated planes per volume")
         axis.set_ylabel(name)
-    axes[0].legend(fontsize=6.5, frameon=False)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=7, frameon=False, ncols=3, loc="outside lower center")
     _save(figure, path)
     return True
 
@@ -111,6 +112,8 @@ def _figure(count: int) -> tuple[Any, Any]:
     figure, axes = pyplot.subplots(1, count, figsize=(3.6 * count, 2.8), squeeze=False, layout="constrained")
     for axis in axes[0]:
         axis.tick_params(labelsize=7)
+        axis.xaxis.label.set_size(8)
+        axis.yaxis.label.set_size(8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.5)
     return figure, list(axes[0])

@@ -157,7 +157,7 @@ def _stack2(series: Series, alpha: float, command: str) -> list[Outcome]:
             enough = gain is not None and gain.count >= _ENOUGH
             what = f"{setting}, {_planes(planes)}: {ARMS['student_cnn_2d'].title} against its teacher, Dice"
             reached = gain.mean > 0 if gain is not None and enough else None
-            lines.append(Outcome(what, "above 0", interval_text(gain, sign=True), reached, only))
+            lines.append(Outcome(what, "mean above 0, ≥ 5 draws", interval_text(gain, sign=True), reached, only))
             student_arm = best(series, setting, STUDENTS, planes, alpha)
             rival = best(series, setting, RIVALS, planes, alpha)
             if student_arm and rival:
@@ -169,7 +169,9 @@ def _stack2(series: Series, alpha: float, command: str) -> list[Outcome]:
             names = f" ({student_arm} − {rival})" if gain is not None else ""
             reached = gain.mean >= -0.01 if gain is not None and gain.count >= _ENOUGH else None
             what = f"{setting}, {_planes(planes)}: best student against best rival, Dice"
-            lines.append(Outcome(what, "≥ −0.01", interval_text(gain, sign=True) + names, reached, only))
+            lines.append(
+                Outcome(what, "mean ≥ −0.01, ≥ 5 draws", interval_text(gain, sign=True) + names, reached, only)
+            )
     arm = best(series, "stack2_field", STUDENTS, 4, alpha)
     dice = at(series, "stack2_field", arm, 4, alpha).interval("dice") if arm else None
     reached = dice.mean >= 0.85 if dice is not None and dice.count >= _ENOUGH else None
@@ -206,7 +208,7 @@ def _em(series: Series) -> list[Outcome]:
         for arm in series.distinct("arm")
         if (interval := series.where(arm=arm).interval("dice")) is not None
     }
-    command = "python -m benchmarks.em --device cpu"
+    command = "python -m benchmarks.em --device cpu --threads 2"
     top = max(means, key=lambda arm: means[arm].mean) if means else None
     sparse = means.get("sparse_3d")
     return [

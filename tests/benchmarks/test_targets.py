@@ -194,3 +194,7 @@ def test_the_page_can_be_made_of_nothing(tmp_path: Path) -> None:
     page = make_docs.page(tmp_path)
     assert "not measured yet" in page
     assert "yes |" not in page
+
+
+def test_the_stored_page_is_what_the_stored_results_give() -> None:
+    assert make_docs.main(["--check"]) == 0, "write it again: python -m benchmarks.make_docs"
