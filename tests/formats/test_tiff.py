@@ -291,7 +291,7 @@ class TestDamage:
         tifffile.imwrite(path, ramp((6, 30, 30), "uint8"), compression="zlib", photometric="minisblack")
         whole = bytearray(path.read_bytes())
         rng = np.random.default_rng(2)
-        for _ in range(150):
+        for _ in range(60):
             damaged = bytearray(whole)
             for position in rng.integers(4, len(whole), 3):
                 damaged[position] = int(rng.integers(0, 256))

@@ -259,16 +259,12 @@ class PagedArray:
         self.shape: tuple[int, ...] = shape
         stored = np.dtype(key.dtype)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8) if stored.kind == "b" else stored.newbyteorder("=")
-        self._page_axes = len(key.shape)
-        while math.prod(shape[: len(shape) - self._page_axes]) != len(pages) or math.prod(
-            shape[len(shape) - self._page_axes :]
-        ) != math.prod(key.shape):
-            self._page_axes -= 1
-            if self._page_axes < 1:
-                raise InputError(
-                    f"{path} is truncated: {len(pages)} pages of {key.shape} do not make {shape}; "
-                    "copy it again from its source"
-                )
+        self._page_axes = _page_axes(shape, len(pages), key.shape)
+        if not self._page_axes:
+            raise InputError(
+                f"{path} is truncated: {len(pages)} pages of {key.shape} do not make {shape}; "
+                "copy it again from its source"
+            )
         _check_end(path, file, self._page(len(pages) - 1))
 
     def _page(self, number: int) -> Any:
@@ -340,6 +336,18 @@ class PagedArray:
         if decoded is None:
             return np.zeros(shape, self.dtype)
         return np.asarray(decoded[tuple(slice(n) for n in shape)], dtype=self.dtype)
+
+
+def _page_axes(shape: tuple[int, ...], pages: int, page: tuple[int, ...]) -> int:
+    """Return how many of the last axes lie in one page; 0 if the pages do not make the shape.
+
+    Usually as many as a page has axes; axes of extent 1 may stand on either side.
+    """
+    for count in sorted(range(1, len(shape) + 1), key=lambda n: abs(n - len(page))):
+        lead = len(shape) - count
+        if math.prod(shape[:lead]) == pages and math.prod(shape[lead:]) == math.prod(page):
+            return count
+    return 0
 
 
 def _check_end(path: str, file: TiffFile, page: Any) -> None:
