@@ -134,7 +134,12 @@ class Fabricated:
             "outputs": [{"name": n, "kind": "probability", "range": [0, 1], "dtype": "uint8"} for n in names],
         }
         store = io.create_output(
-            output, shape=self.shape, channel_names=names, voxel_size_um=VOXEL, chunks=(10, 64, 64), attributes=attributes
+            output,
+            shape=self.shape,
+            channel_names=names,
+            voxel_size_um=VOXEL,
+            chunks=(10, 64, 64),
+            attributes=attributes,
         )
         store.write(Box.of(self.shape), np.stack(channels))
         segmentation = io.create_labels(
@@ -143,9 +148,7 @@ class Fabricated:
         segmentation.write(Box.of(self.shape), labels)
         lines = [{"kind": "prediction", "output": str(output.resolve()), "image": str(self.image)}]
         if evaluated:
-            truth = Annotation(
-                self.truth.astype(np.uint8), np.ones(self.shape, dtype=bool), "classes", tuple(values)
-            )
+            truth = Annotation(self.truth.astype(np.uint8), np.ones(self.shape, dtype=bool), "classes", tuple(values))
             scores = evaluate(output, truth)
             lines.append(
                 {"kind": "evaluation", "prediction": str(output.resolve()), "truth": str(self.labels), "axes": None,
@@ -164,6 +167,11 @@ def fabricated(tmp_path: Path) -> Fabricated:
 @pytest.fixture
 def fabricate(tmp_path: Path) -> Callable[..., Fabricated]:
     return lambda **options: Fabricated(tmp_path, **options)
+
+
+@pytest.fixture(scope="session")
+def fabricate_in() -> type[Fabricated]:
+    return Fabricated
 
 
 class Browser:

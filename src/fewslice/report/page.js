@@ -30,6 +30,7 @@
       hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: css("--ink") } }, axis,
     };
   };
+  document.querySelectorAll(".charts").forEach((grid) => { columns(grid, 330); new ResizeObserver(() => columns(grid, 330)).observe(grid); });
   document.querySelectorAll("[data-training]").forEach((node) => {
     const [run, stage] = node.dataset.training.split(",").map(Number);
     const figure = data.training[run][stage];
@@ -287,7 +288,8 @@
     const grid = box.querySelector(".scenes");
     columns(grid, 250);
     new ResizeObserver(() => columns(grid, 250)).observe(grid);
-    let playing = false, visible = false, busy = false, before = 0;
+    let playing = false, busy = false, before = 0, last = 0, slow = 0;
+    const visible = new Set();
     const camera = () => ({
       up: { x: 0, y: 0, z: 1 }, center: { x: 0, y: 0, z: -0.06 }, projection: { type: "perspective" },
       eye: { x: eye.far * Math.cos(eye.lift) * Math.cos(eye.turn), y: eye.far * Math.cos(eye.lift) * Math.sin(eye.turn), z: eye.far * Math.sin(eye.lift) },
@@ -304,7 +306,7 @@
       if (busy) return;
       busy = true;
       const update = { "scene.camera": camera() };
-      try { await Promise.all(nodes.filter((node) => node !== except).map((node) => Plotly.relayout(node, update))); } finally { busy = false; }
+      try { await Promise.all([...visible].filter((node) => node !== except).map((node) => Plotly.relayout(node, update))); } finally { busy = false; }
     };
     const set = (on) => { playing = on; play.textContent = on ? "Pause" : "Rotate"; play.setAttribute("aria-pressed", String(on)); };
     const turn = (d) => { eye.turn += d.turn || 0; eye.lift = Math.max(-1.5, Math.min(1.5, eye.lift + (d.lift || 0))); eye.far = Math.max(0.6, Math.min(5, eye.far * (d.zoom || 1))); turnAll(); };
@@ -315,10 +317,16 @@
       eye.far = Math.hypot(x, y, z); eye.lift = Math.asin(Math.max(-1, Math.min(1, z / eye.far))); eye.turn = Math.atan2(y, x);
       turnAll(node);
     };
+    // at most 30 pictures per second, and on a slow machine half of the time is left for everything else
     const frame = async (now) => {
-      const step = Math.min(0.1, (now - before) / 1000);
-      if (playing && visible && !document.hidden && now - before > 33) { before = now; eye.turn += 0.25 * step; await turnAll(); }
-      else if (!playing || !visible) before = now;
+      slow = Math.max(now - last, 0.8 * slow);
+      last = now;
+      if (!playing || !visible.size || document.hidden) before = now;
+      else if (now - before > Math.max(33, 2 * slow)) {
+        eye.turn += 0.25 * Math.min(0.2, (now - before) / 1000);
+        before = now;
+        await turnAll();
+      }
       requestAnimationFrame(frame);
     };
     play.addEventListener("click", () => set(!playing));
@@ -338,13 +346,19 @@
           e.preventDefault();
         });
       });
-      new IntersectionObserver((entries) => { visible = entries.some((e) => e.isIntersecting); }).observe(box);
+      const watch = new IntersectionObserver((entries) => {
+        entries.forEach((e) => (e.isIntersecting ? visible.add(e.target) : visible.delete(e.target)));
+        turnAll();
+      });
+      nodes.forEach((node) => watch.observe(node));
       set(!still.matches);
       still.addEventListener("change", () => set(!still.matches));
       requestAnimationFrame(frame);
     }));
     repaint.push(paint);
   });
+
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
 
   Promise.all(waiting).then(() => { root.dataset.ready = "true"; });
 })();

@@ -48,8 +48,8 @@ def write_report(
     runs
         Run folders; each prediction of theirs becomes an arm.
     output
-        The page; by default ``report.html`` in the first run. Its figures go into ``figures`` beside ``report.html``, else
-        into a folder named after the page.
+        The page; by default ``report.html`` in the first run. Its figures go into ``figures`` beside ``report.html``,
+        else into a folder named after the page.
     predictions
         ``OUT.ome.zarr`` to show; empty for all that the runs list in their results.
     overwrite
@@ -99,7 +99,9 @@ def _write_figures(content: Content, folder: Path) -> None:
         if stages:
             figures.training_curves(stages, folder / ("training" if len(content.runs) == 1 else f"training_{number}"))
     for number, case in enumerate(content.cases, start=1):
-        matrices = {arm.name: arm.scores["confusion"] for arm in case.arms if arm.scores and arm.scores.get("confusion")}
+        matrices = {
+            arm.name: arm.scores["confusion"] for arm in case.arms if arm.scores and arm.scores.get("confusion")
+        }
         if matrices:
             name = "confusion" if len(content.cases) == 1 else f"confusion_{number}"
             figures.confusion_panel(matrices, ["background", "foreground"], folder / name)
@@ -164,7 +166,9 @@ def _data_sets(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [
         {
             "names": [run.name for run in own],
-            "samples": [{"sample": s, "strip": _strip(s.shape, s.trained, s.held_out)} for s in samples[:_MOST_SAMPLES]],
+            "samples": [
+                {"sample": s, "strip": _strip(s.shape, s.trained, s.held_out)} for s in samples[:_MOST_SAMPLES]
+            ],
             "more_samples": max(0, len(samples) - _MOST_SAMPLES),
             "split_note": note,
         }
@@ -184,8 +188,10 @@ def _asked(run: Run, annotated: int, planes: int) -> str:
         labels = f", {annotated} of {planes} planes annotated in all"
     steps = sum(stage.steps for stage in run.stages)
     names = " → ".join(stage.name for stage in run.stages)
-    how = f"; {_thousands(steps)} steps in {len(run.stages)} stages ({names})" if len(run.stages) > 1 else (
-        f"; {_thousands(steps)} steps" if steps else "; not trained yet"
+    how = (
+        f"; {_thousands(steps)} steps in {len(run.stages)} stages ({names})"
+        if len(run.stages) > 1
+        else (f"; {_thousands(steps)} steps" if steps else "; not trained yet")
     )
     return f"Trained on {what}{labels}{how}."
 
@@ -260,7 +266,7 @@ def _table(case: Case) -> dict[str, Any]:
     columns = [c for c in (*_COLUMNS, *extra) if any(c[0] in own for own in scores.values())]
     best: dict[str, float] = {}
     for key, _, direction, _ in columns:
-        values = [own[key] for own in scores.values() if own.get(key) is not None]
+        values = [value for own in scores.values() if (value := own.get(key)) is not None]
         if len(values) > 1:
             best[key] = max(values) if direction == "higher" else min(values)
     rows = [
@@ -318,7 +324,9 @@ def _heat(matrix: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
     for name, counts in zip(names, matrix, strict=True):
         total = sum(counts)
         share = [100 * count / total if total else 0.0 for count in counts]
-        rows.append({"name": name, "cells": [{"count": int(c), "share": s} for c, s in zip(counts, share, strict=True)]})
+        rows.append(
+            {"name": name, "cells": [{"count": int(c), "share": s} for c, s in zip(counts, share, strict=True)]}
+        )
     return rows
 
 
@@ -353,7 +361,13 @@ def _tiles(content: Content) -> list[dict[str, str]]:
         tiles.append({"value": _number(best), "label": "validation Dice", "detail": validated[-1].name})
     seconds = sum(stage.seconds for stage in run.stages)
     if seconds:
-        tiles.append({"value": _duration(seconds), "label": "training", "detail": run.provenance.get("hardware", {}).get("device", "")})
+        tiles.append(
+            {
+                "value": _duration(seconds),
+                "label": "training",
+                "detail": run.provenance.get("hardware", {}).get("device", ""),
+            }
+        )
     return tiles[:4]
 
 
@@ -368,7 +382,16 @@ def _commands(run: Run) -> list[str]:
     for line in run.results:
         if line.get("kind") == "prediction":
             lines.append(
-                shlex.join(["fewslice", "predict", str(run.path), str(line.get("image", "")), "-o", str(line.get("output", ""))])
+                shlex.join(
+                    [
+                        "fewslice",
+                        "predict",
+                        str(run.path),
+                        str(line.get("image", "")),
+                        "-o",
+                        str(line.get("output", "")),
+                    ]
+                )
             )
         elif line.get("kind") == "evaluation":
             parts = ["fewslice", "evaluate", str(line.get("prediction", "")), "--truth", str(line.get("truth", ""))]

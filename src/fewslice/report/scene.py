@@ -30,7 +30,7 @@ def mesh_trace(mesh: Mesh, colour: str, name: str) -> dict[str, Any]:
         "color": colour,
         "flatshading": False,
         "hoverinfo": "skip",
-        "lighting": {"ambient": 0.42, "diffuse": 0.85, "specular": 0.18, "roughness": 0.55, "fresnel": 0.08},
+        "lighting": {"ambient": 0.55, "diffuse": 0.75, "specular": 0.18, "roughness": 0.55, "fresnel": 0.08},
         "lightposition": {"x": -2000, "y": -3000, "z": -6000},
     }
 
@@ -64,14 +64,14 @@ def scene_figure(
             "nticks": 4,
         }
 
-    longest = max(extent_um)
+    diagonal = sum(size**2 for size in extent_um) ** 0.5 / 1.65  # flat volumes fill the view as cubes do
     scene = {
         # y and z point down and deeper as in the image: two flips are a turn, so nothing is mirrored
         "xaxis": axis("x", x, flipped=False),
         "yaxis": axis("y", y, flipped=True),
         "zaxis": axis("z", z, flipped=True),
         "aspectmode": "manual",
-        "aspectratio": {"x": x / longest, "y": y / longest, "z": z / longest},
+        "aspectratio": {"x": x / diagonal, "y": y / diagonal, "z": z / diagonal},
         "dragmode": "turntable",
         "camera": {"projection": {"type": "perspective"}},
     }

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewslice import io
+from fewslice.errors import InputError
+from fewslice.report import write_report
+
+TEACHER = (0.45, (0.1, 3.0, 3.0))
+STUDENT = (0.2, (2.0, 4.0, 4.0))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A page about two runs that several tests look at; none of them changes it."""
+
+    runs: list[Path]
+    page: Path
+    truth: np.ndarray
+
+    def found(self, run: int) -> np.ndarray:
+        output = self.runs[run].with_name(f"{self.runs[run].name}_out.ome.zarr")
+        return io.open_labels(output / "labels" / "segmentation").read()[0] > 0
+
+
+@pytest.fixture(scope="module")
+def compared(fabricate_in, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    made = fabricate_in(tmp_path_factory.mktemp("compared"))
+    runs = [made.run("teacher", "slices_2d", noise=TEACHER), made.run("student", "pseudo_labels", noise=STUDENT)]
+    return Compared(runs, write_report(runs), made.truth)
+
+
+class Links(HTMLParser):
+    """Collects everything a page could load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+
+def embedded(page: Path) -> dict[str, Any]:
+    text = page.read_text(encoding="utf-8")
+    match = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', text, re.S)
+    assert match is not None
+    return dict(json.loads(match[1]))
+
+
+def visible(page: Path) -> str:
+    text = re.sub(r"<(script|style)\b.*?</\1>", " ", page.read_text(encoding="utf-8"), flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
+
+
+def test_report_of_a_compared_run_holds_all_its_parts(compared) -> None:
+    runs, page = compared.runs, compared.page
+    assert page == runs[0] / "report.html"
+    assert page.stat().st_size < 15e6
+    data = embedded(page)
+    (case,) = data["cases"]
+    assert [arm["name"] for arm in case["browser"]["arms"]] == ["teacher · slices_2d", "student · pseudo_labels"]
+    assert len(case["browser"]["planes"]) == 20
+    assert [scene["title"] for scene in case["scenes"]] == ["truth", "teacher · slices_2d", "student · pseudo_labels"]
+    assert [len(stages) for stages in data["training"]] == [1, 2]
+    roles = {plane["z"]: plane["role"] for plane in case["browser"]["planes"]}
+    assert {z for z, role in roles.items() if role == "trained"} == {2, 6, 14, 18}
+    assert {z for z, role in roles.items() if role == "held_out"} == {10}
+    text = visible(page)
+    scores = [json.loads(line) for line in (runs[1] / "results.jsonl").read_text().splitlines()][-1]["scores"]
+    assert f"{scores['dice']:.3f}" in text
+    assert f"{scores['confusion'][1][0]:,}".replace(",", " ") in text
+    assert "Planes 2, 6, 14, 18 trained, 10 held out for validation." in text
+    assert "fewslice evaluate" in text
+    for name in ("planes", "isosurfaces", "confusion"):
+        assert (runs[0] / "figures" / f"{name}.png").stat().st_size > 5_000
+        assert (runs[0] / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_report_loads_nothing_from_elsewhere(compared) -> None:
+    page = compared.page
+    text = page.read_text(encoding="utf-8")
+    links = Links()
+    links.feed(re.sub(r"<script>.*?</script>", "", text, flags=re.S))
+    assert links.found
+    assert all(link.startswith(("#", "data:")) for link in links.found)
+    assert "default-src 'none'" in text
+    assert not re.search(r"url\((?!data:)", re.search(r"<style>(.*?)</style>", text, re.S)[1])
+    assert text.count("plotly.js v") == 1, "plotly.js is embedded once"
+
+
+def test_report_before_any_prediction_shows_training(fabricated) -> None:
+    page = write_report([fabricated.run("run", "sparse_3d")])
+    data = embedded(page)
+    assert data["cases"] == []
+    assert len(data["training"][0][0]["data"]) == 2
+    assert "has not been applied to an image yet" in visible(page)
+
+
+def test_report_before_evaluation_shows_planes_without_scores(fabricated) -> None:
+    page = write_report([fabricated.run("run", "sparse_3d", noise=STUDENT, evaluated=False)])
+    text = visible(page)
+    assert "Not evaluated yet: run · sparse_3d" in text
+    assert "Shown as truth is the annotation that trained" in text
+    planes = embedded(page)["cases"][0]["browser"]["planes"]
+    assert [plane["z"] for plane in planes] == [2, 6, 10, 14, 18]
+    assert "covers single planes" in text
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("image.tif", "The image cannot be shown"),
+        ("labels.tif", "The truth cannot be shown"),
+        ("run_out.ome.zarr", "is gone"),
+    ],
+)
+def test_report_says_what_is_gone_and_goes_on(fabricated, gone: str, said: str) -> None:
+    run = fabricated.run("run", "sparse_3d", noise=STUDENT)
+    path = fabricated.folder / gone
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    page = write_report([run])
+    assert said in visible(page)
+    assert "Dice" in visible(page)
+
+
+def test_report_of_two_classes_scores_each(fabricate: Callable[..., Any]) -> None:
+    made = fabricate(classes=2, channels=2)
+    page = write_report([made.run("run", "pseudo_labels", noise=STUDENT)])
+    text = visible(page)
+    assert "class 1" in text
+    assert "class 2" in text
+    (case,) = embedded(page)["cases"]
+    assert case["browser"]["classes"] == ["1", "2"]
+    assert [len(scene["figure"]["data"]) for scene in case["scenes"]] == [2, 2]
+
+
+def test_report_of_one_plane_has_no_surfaces(fabricate: Callable[..., Any]) -> None:
+    made = fabricate(shape=(1, 72, 80))
+    page = write_report([made.run("run", "slices_2d", noise=(0.2, (0.0, 4.0, 4.0)))])
+    assert embedded(page)["cases"][0]["scenes"] == []
+    assert "too few for a surface" in visible(page)
+
+
+def test_planes_and_dice_are_those_of_the_prediction(compared) -> None:
+    (case,) = embedded(compared.page)["cases"]
+    plane = next(p for p in case["browser"]["planes"] if p["z"] == 7)
+    for arm in (0, 1):
+        true, found = compared.truth[7] > 0, compared.found(arm)[7]
+        assert plane["dice"][arm] == pytest.approx(2 * (found & true).sum() / (found.sum() + true.sum()), abs=1e-4)
+
+
+def test_same_run_is_named_by_its_predictions_when_it_has_several(fabricated) -> None:
+    run = fabricated.run("run", "sparse_3d", noise=STUDENT)
+    second = run.parent / "again.ome.zarr"
+    shutil.copytree(run.parent / "run_out.ome.zarr", second)
+    page = write_report([run], predictions=[run.parent / "run_out.ome.zarr", second])
+    names = [arm["name"] for arm in embedded(page)["cases"][0]["browser"]["arms"]]
+    assert names == ["run · sparse_3d/run_out", "run · sparse_3d/again"]
+
+
+def test_paths_with_markup_in_them_are_text(fabricated) -> None:
+    run = fabricated.run("a<b>&c", "sparse_3d", noise=STUDENT)
+    text = write_report([run]).read_text(encoding="utf-8")
+    assert "a<b>" not in re.sub(r"<script\b.*?</script>", "", text, flags=re.S)
+
+
+def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path: Path, fabricated) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="not a run folder"):
+        write_report([tmp_path / "empty"])
+    assert list((tmp_path / "empty").iterdir()) == []
+    run = fabricated.run("run", "sparse_3d")
+    with pytest.raises(InputError, match="not an output of fewslice predict"):
+        write_report([run], predictions=[tmp_path / "missing.ome.zarr"])
+    page = write_report([run])
+    before = page.read_bytes()
+    with pytest.raises(InputError, match="exists"):
+        write_report([run], overwrite=False)
+    assert page.read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------------- in a real browser
+
+
+def errors(console: list[str]) -> list[str]:
+    """What the page logged, without the hint about speed that plotly.js provokes."""
+    return [line for line in console if "willReadFrequently" not in line and "GPU stall" not in line]
+
+
+def test_page_works_offline_in_a_browser(compared, browser) -> None:
+    page = compared.page
+    for width in (1400, 420):
+        browser.console.clear()
+        browser.requests.clear()
+        browser.open(page, width, 900)
+        assert errors(browser.console) == []
+        assert [r for r in browser.requests if not r.startswith(("data:", "blob:", page.resolve().as_uri()))] == []
+        assert browser.run("document.documentElement.scrollWidth") <= width, "nothing sticks out sideways"
+
+        for index, colour in enumerate(((138, 143, 152), (0, 114, 178), (230, 159, 0))):
+            scene = browser.picture(".scene", index).astype(float)
+            assert coloured_like(scene, colour) > 0.02, f"scene {index} is blank at {width} px"
+
+        before = browser.picture(".panels canvas", 2)
+        assert before.std() > 10
+        there = browser.run("document.querySelector('.where').textContent")
+        step = "previous" if there.startswith("plane 19 ") else "next"
+        browser.run(f"document.querySelector('.browser .{step}').click()")
+        after = browser.picture(".panels canvas", 2)
+        assert not np.array_equal(before, after), "the slider changes the plane"
+        browser.run("document.querySelector('.mode input[value=segmentation]').click()")
+        assert not np.array_equal(after, browser.picture(".panels canvas", 2)), "the switch changes the overlay"
+
+
+def coloured_like(picture: np.ndarray, colour: tuple[int, int, int]) -> float:
+    """Share of the pixels that have the hue of a colour in any brightness, background left out."""
+    corner = picture[3, 3]
+    differs = np.abs(picture - corner).sum(axis=2) > 60
+    wanted = np.array(colour) / np.linalg.norm(colour)
+    norm = np.maximum(np.linalg.norm(picture, axis=2), 1)
+    return float((differs & ((picture @ wanted) / norm > 0.98)).mean())
+
+
+def test_disagreement_is_drawn_where_the_masks_disagree(compared, browser) -> None:
+    browser.open(compared.page, 1400, 900)
+    name = browser.run("document.querySelector('.where').textContent")
+    z = int(re.search(r"plane (\d+)", name)[1])
+    found, true = compared.found(0)[z], compared.truth[z] > 0
+    picture = browser.picture(".panels canvas", 2).astype(float)
+    rows = (np.arange(found.shape[0]) + 0.5) * picture.shape[0] / found.shape[0]
+    columns = (np.arange(found.shape[1]) + 0.5) * picture.shape[1] / found.shape[1]
+    sampled = picture[rows.astype(int)][:, columns.astype(int)]
+    red_over_green = sampled[..., 0] - sampled[..., 1]
+    blue_over_red = sampled[..., 2] - sampled[..., 0]
+    missed, alarms, agreed = true & ~found, found & ~true, true & found
+    assert min(missed.sum(), alarms.sum(), agreed.sum()) > 20
+    assert np.median(red_over_green[missed]) > 15, "missed voxels are red"
+    assert np.median(blue_over_red[alarms]) > 15, "false alarms are blue"
+    assert np.median(red_over_green[agreed]) < -15, "found voxels are green"
+    assert abs(np.median(red_over_green[~true & ~found])) < 3, "the rest shows the image alone"
+
+
+def test_surfaces_turn_unless_less_motion_is_wanted(compared, browser) -> None:
+    page = compared.page
+    eye = "JSON.stringify(document.querySelector('.scene')._fullLayout.scene._scene.getCamera().eye)"
+    browser.open(page, 900, 500, still=True)
+    browser.run("document.querySelector('.surfaces').scrollIntoView({behavior: 'instant'})")
+    first = browser.run(eye)
+    browser.run("new Promise((done) => setTimeout(done, 700))")
+    assert browser.run(eye) == first
+    browser.run(
+        "document.querySelector('.scene').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}));"
+        "new Promise((done) => setTimeout(done, 500))"
+    )
+    assert browser.run(eye) != first, "the arrow keys turn it"
+
+    browser.open(page, 900, 500, still=False)
+    browser.run("document.querySelector('.surfaces').scrollIntoView({behavior: 'instant'})")
+    turning = browser.run(eye)
+    browser.run("new Promise((done) => setTimeout(done, 2500))")
+    assert browser.run(eye) != turning, "it turns by itself"
+    each = "[...document.querySelectorAll('.scene')].map((s) => s._fullLayout.scene.camera.eye.x.toFixed(4))"
+    browser.run("document.querySelector('.play').click(); new Promise((done) => setTimeout(done, 800))")
+    stopped = browser.run(eye)
+    assert len(set(browser.run(each))) == 1, "all scenes turn together"
+    browser.run("new Promise((done) => setTimeout(done, 500))")
+    assert browser.run(eye) == stopped, "the button stops it"
+
+
+def test_page_without_webgl_shows_the_picture(compared, browser) -> None:
+    page = compared.page
+    handle = browser.send(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="const g = HTMLCanvasElement.prototype.getContext;"
+        "HTMLCanvasElement.prototype.getContext = function (k, ...r)"
+        "{ return /webgl/.test(k) ? null : g.call(this, k, ...r); }",
+    )
+    browser.console.clear()
+    browser.open(page, 1000, 800)
+    browser.send("Page.removeScriptToEvaluateOnNewDocument", identifier=handle["identifier"])
+    assert errors(browser.console) == []
+    assert browser.picture("#surfaces .static").std() > 10
