@@ -5,14 +5,34 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from fewslice.errors import InputError
 from fewslice.geometry import Shape
 
 __all__ = ["choose_block", "choose_chunk"]
 
 
-def choose_chunk(shape: Sequence[int]) -> Shape:
-    """Return the storage chunk (z, y, x) for an output of `shape`: at most 32 × 256 × 256 voxels."""
-    return tuple(min(extent, limit) for extent, limit in zip(shape, (32, 256, 256), strict=True))
+def choose_chunk(shape: Sequence[int], block: Sequence[int] | None = None) -> Shape:
+    """Return the storage chunk (z, y, x) for an output of `shape`: at most 32 × 256 × 256 voxels.
+
+    Parameters
+    ----------
+    shape
+        (z, y, x) of the volume.
+    block
+        What one block will write, if that was asked for; it must consist of whole chunks.
+
+    Raises
+    ------
+    InputError
+        If a block larger than the chunk is no multiple of it.
+    """
+    chunk = tuple(min(extent, limit) for extent, limit in zip(shape, (32, 256, 256), strict=True))
+    if block is None:
+        return chunk
+    chunk = tuple(min(c, b) for c, b in zip(chunk, block, strict=True))
+    if any(b % c and b < s for b, c, s in zip(block, chunk, shape, strict=True)):
+        raise InputError(f"block {tuple(block)} (z, y, x) does not consist of whole chunks of {chunk}; use multiples")
+    return chunk
 
 
 def choose_block(shape: Sequence[int], halo: Sequence[int], chunk: Sequence[int], read_voxels: int) -> Shape:

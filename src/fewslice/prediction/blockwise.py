@@ -117,7 +117,7 @@ def predict_volume(
     threshold = model.threshold if threshold is None else threshold
     used_halo = model.halo if halo is None else halo
     divisor = model.divisor
-    chunk = choose_chunk(image.shape)
+    chunk = choose_chunk(image.shape, block)
     used_block = block or choose_block(image.shape, used_halo, chunk, _READ_VOXELS[model.dims])
     facts = {
         "image": image.source,
@@ -178,9 +178,11 @@ def _remove(store: Path) -> None:
 
 def _create(output: Path, image: Volume, model: Model, chunk: Shape, facts: dict[str, Any], key: str) -> None:
     """Make the empty output beside its place and rename it, so that what exists can always be resumed."""
-    begun = output.with_name(f".part-{output.name}")
-    if begun.exists():
-        _remove(begun)
+    beside = output.with_name(f".{output.name}.part")
+    if beside.exists():
+        _remove(beside)
+    beside.mkdir(parents=True)
+    begun = beside / output.name
     io.create_output(
         begun,
         shape=image.shape,
@@ -201,3 +203,4 @@ def _create(output: Path, image: Volume, model: Model, chunk: Shape, facts: dict
     )
     open_record(begun / ".fewslice", key, what=str(output))
     begun.replace(output)
+    beside.rmdir()

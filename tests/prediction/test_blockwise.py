@@ -1,0 +1,135 @@
+"""Block by block equals the whole, resumes, and never mixes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fewslice import io
+from fewslice.data.normalisation import Normalisation
+from fewslice.errors import InputError
+from fewslice.model import Model, NetworkStep, build_network
+from fewslice.prediction import predict_volume, predict_whole, segment_probabilities
+from fewslice.prediction.resampling import resampled
+from fewslice.prediction.whole import quantised
+from fewslice.volume import Volume
+
+
+def _model(dims: int = 3, classes: int = 1) -> Model:
+    torch.manual_seed(1)
+    settings: dict[str, Any] = {"kind": "unet", "dims": dims, "features": 4, "depth": 2}
+    network = build_network(settings, 1, classes + 1)
+    step = NetworkStep(network=settings, in_channels=1, out_channels=classes + 1)
+    return Model(
+        [step], [network], normalisation=Normalisation("robust", (100.0,), (50.0,)), class_values=range(1, classes + 1)
+    )
+
+
+def _image(shape: tuple[int, int, int] = (10, 40, 44)) -> Volume:
+    values = np.random.default_rng(0).integers(0, 255, (1, *shape), dtype=np.uint8)
+    return Volume.from_array(values, (2.0, 1.0, 1.0))
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_blocks_with_the_full_halo_equal_the_whole(tmp_path: Path, dims: int) -> None:
+    """At most one step of the 8 bits differs, and the stored segmentation is the threshold of what is stored."""
+    model, image = _model(dims, classes=2), _image()
+    out = tmp_path / "OUT.ome.zarr"
+    done = predict_volume(model, image, out, model_id="m", halo=model.receptive_halo, block=(10, 20, 44), threshold=0.6)
+    assert done.outcome.done == 2
+    stored = io.open_volume(out).read()
+    whole = quantised(predict_whole(model, image.read()))
+    assert np.abs(stored.astype(int) - whole.astype(int)).max() <= 1
+    np.testing.assert_array_equal(
+        io.open_labels(out / "labels" / "segmentation").read()[0], segment_probabilities(stored, 0.6)
+    )
+
+
+def test_without_halo_blocks_differ_from_the_whole(tmp_path: Path) -> None:
+    """The test above would notice a missing halo."""
+    model, image = _model(), _image()
+    predict_volume(model, image, tmp_path / "a.ome.zarr", model_id="m", halo=(0, 0, 0), block=(10, 20, 20))
+    stored = io.open_volume(tmp_path / "a.ome.zarr").read()
+    assert np.abs(stored.astype(int) - quantised(predict_whole(model, image.read())).astype(int)).max() > 1
+
+
+def test_an_interrupted_prediction_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    """Blocks that were done are not computed again."""
+    model, image = _model(), _image()
+    options: dict[str, Any] = {"model_id": "m", "block": (10, 20, 20)}
+    predict_volume(model, image, tmp_path / "a" / "x.ome.zarr", **options)
+
+    def stop(done: int, blocks: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_volume(model, image, tmp_path / "b" / "x.ome.zarr", progress=stop, **options)
+    resumed = predict_volume(model, image, tmp_path / "b" / "x.ome.zarr", **options)
+    assert resumed.outcome.skipped >= 2 and resumed.outcome.done + resumed.outcome.skipped == 6
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+    again = predict_volume(model, image, tmp_path / "b" / "x.ome.zarr", **options)
+    assert again.already_finished and again.outcome.done == 0
+
+
+@pytest.mark.parametrize("change", [{"model_id": "other"}, {"threshold": 0.7}, {"block": (10, 40, 40)}])
+def test_another_model_or_setting_is_refused_and_overwrite_replaces(tmp_path: Path, change: dict[str, Any]) -> None:
+    """The refused output keeps its bytes."""
+    model, image, out = _model(), _image(), tmp_path / "OUT.ome.zarr"
+    options: dict[str, Any] = {"model_id": "m", "block": (10, 20, 20)}
+    predict_volume(model, image, out, **options)
+    before = _files(out)
+    with pytest.raises(InputError, match="another image, model or settings"):
+        predict_volume(model, image, out, **(options | change))
+    assert _files(out) == before
+    predict_volume(model, image, out, **(options | change), overwrite=True)
+    assert _files(out) != before
+
+
+def test_a_strange_folder_is_never_written_into(tmp_path: Path) -> None:
+    """Not even an OME-Zarr image of somebody else's."""
+    out = tmp_path / "x.ome.zarr"
+    io.save_volume(out, _image())
+    before = _files(out)
+    with pytest.raises(InputError, match="was not made by predict"):
+        predict_volume(_model(), _image(), out, model_id="m")
+    assert _files(out) == before
+
+
+def test_a_block_with_nan_is_recorded_and_the_others_are_done(tmp_path: Path) -> None:
+    """After the image was mended, only that block is computed."""
+    values = _image().read().astype(np.float32)
+    values[0, 0, 0, 0] = np.nan
+    out = tmp_path / "OUT.ome.zarr"
+    found = predict_volume(_model(), Volume.from_array(values), out, model_id="m", halo=(0, 4, 4), block=(10, 20, 20))
+    assert [b.index for b, _ in found.outcome.failed] == [(0, 0, 0)] and found.outcome.done == 5
+    assert "NaN" in found.outcome.failed[0][1]
+    assert io.open_volume(out).read()[:, :, 20:].any()
+
+
+def test_resampling_predicts_at_the_model_s_voxel() -> None:
+    """An image twice as fine as the model's voxel gives about what its coarse version gives, at its own extent."""
+    model = _model()
+    coarse = np.random.default_rng(0).normal(100, 50, (1, 8, 24, 24)).astype(np.float32)
+    fine = coarse.repeat(2, axis=2).repeat(2, axis=3)
+    view = resampled(model, (1.0, 0.5, 0.5))
+    assert view.divisor == (1, 1, 1) and view.halo[1] == 2 * model.halo[1] + 1
+    found = view.probabilities(fine, bfloat16=False)
+    expected = model.probabilities(coarse, bfloat16=False)
+    assert found.shape == (1, 8, 48, 48)
+    middle = found.reshape(1, 8, 24, 2, 24, 2).mean((3, 5))
+    assert np.corrcoef(middle.ravel(), expected.ravel())[0, 1] > 0.9
+    assert np.abs(middle - expected).mean() < 0.25 * np.abs(expected - expected.mean()).mean() + 0.02
