@@ -46,12 +46,12 @@ DRAWS = 5
 ALPHA = 0.5
 """α of the main tables."""
 ALPHAS = {"phantom": (0.1, 0.25, 0.5, 1.0)}
-"""α compared where it matters, at one and two planes; other settings use :data:`ALPHA` alone."""
+"""α compared where it matters, at one and two planes of the full tier; other settings use :data:`ALPHA` alone."""
 _ALPHA_PLANES = (1, 2)
 
 BUDGETS: dict[str, dict[str, int]] = {
     "full": {"cnn_2d": 3000, "unet": 1500, "3d": 1500},
-    "quick": {"cnn_2d": 600, "unet": 400, "3d": 400},
+    "quick": {"cnn_2d": 200, "unet": 300, "3d": 300},
 }
 """Steps of the published 2D network, of the 2D U-Net, and of the 3D networks (sparse and student alike)."""
 
@@ -240,7 +240,8 @@ def every_cell(
                         continue  # nothing is unlabelled: the student would be the sparse arm
                     used: Sequence[float | None] = (None,)
                     if what.is_student:
-                        used = ALPHAS.get(setting, (ALPHA,)) if planes in _ALPHA_PLANES else (ALPHA,)
+                        compared = tier == "full" and planes in _ALPHA_PLANES
+                        used = ALPHAS.get(setting, (ALPHA,)) if compared else (ALPHA,)
                         used = alphas or used
                     cells += [
                         make_cell(setting, arm, planes, draw, alpha=alpha, tier=tier, trial=trial, **changes)
