@@ -229,7 +229,7 @@ def predict(
     model = Model.load(model_folder)
     if views is not None:
         model.steps = tuple(step.model_copy(update={"views": views}) for step in model.steps)
-    paths = expand(images)
+    paths = [str(Path(path).absolute()) for path in expand(images)]
     outputs = _outputs(paths, Path(output))
     volumes = []
     for path in paths:

@@ -109,11 +109,7 @@ def predict_volume(
     DiskError
         If the output cannot be stored.
     """
-    if image.channels != model.in_channels:
-        raise InputError(
-            f"{image.source} has {image.channels} channels, but the model was trained on {model.in_channels}; "
-            "choose channels with --channels or name the axes with --axes"
-        )
+    model.check_channels(image.channels, image.source)
     threshold = model.threshold if threshold is None else threshold
     used_halo = model.halo if halo is None else halo
     divisor = model.divisor
@@ -130,7 +126,8 @@ def predict_volume(
         "halo": list(used_halo),
         "views": [step.views for step in model.steps],
     }
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    bound = {name: value for name, value in facts.items() if name != "image"}  # the content counts, not its place
+    key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
     record_folder = output / ".fewslice"
     if overwrite and output.is_dir():
         _remove(output)
