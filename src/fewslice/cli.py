@@ -7,6 +7,7 @@ object per event otherwise.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ import typer
 from fewslice.errors import FewsliceError, InputError
 
 __all__ = ["app", "main"]
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
     name="fewslice",
@@ -41,6 +44,8 @@ Planes = Annotated[
 Background = Annotated[int | None, typer.Option(help="Value in the labels that means background.")]
 Unlabelled = Annotated[str | None, typer.Option(help="Value that means unlabelled, 'highest', or 'none'.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Devices = Annotated[int, typer.Option(min=1, help="How many devices share the training.")]
+Checkpoints = Annotated[float, typer.Option(min=0, help="Seconds between checkpoints: what a kill costs at most.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
@@ -66,7 +71,8 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Budget of the whole strategy; 30 by default.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="How many devices share the training.")] = 1,
+    devices: Devices = 1,
+    checkpoint_seconds: Checkpoints = 60.0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key.path=value; repeatable.")] = None,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -100,7 +106,13 @@ def train(
     experiment = checked(Experiment, content, where="the experiment")
     with _progress(quiet) as listener:
         folder = workflow.train(
-            experiment, output, device=device, devices=devices, overwrite=overwrite, listener=listener
+            experiment,
+            output,
+            device=device,
+            devices=devices,
+            checkpoint_seconds=checkpoint_seconds,
+            overwrite=overwrite,
+            listener=listener,
         )
     _say_trained(folder)
 
@@ -110,7 +122,8 @@ def run(
     experiment: Annotated[Path, typer.Argument(help="An experiment file, such as RUN/experiment.yaml.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The run folder to make.")] = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="How many devices share the training.")] = 1,
+    devices: Devices = 1,
+    checkpoint_seconds: Checkpoints = 60.0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -122,7 +135,13 @@ def run(
 
     with _progress(quiet) as listener:
         folder = workflow.run(
-            experiment, output, device=device, devices=devices, overwrite=overwrite, listener=listener
+            experiment,
+            output,
+            device=device,
+            devices=devices,
+            checkpoint_seconds=checkpoint_seconds,
+            overwrite=overwrite,
+            listener=listener,
         )
     _say_trained(folder)
 
@@ -328,15 +347,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _unexpected(error: Exception) -> int:
     """Report usage errors, full disks and lacking memory in one sentence; let real bugs through."""
-    import errno
-
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         _complain(error.format_message())
         return int(error.exit_code)
     if type(error).__name__ == "Abort":
         _complain("interrupted; the same command resumes")
         return 130
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         _complain(f"{error.strerror}: {error.filename or 'the output'}; free some space or choose another place")
         return 1
     if isinstance(error, MemoryError):

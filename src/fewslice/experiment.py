@@ -72,7 +72,7 @@ class Experiment(BaseModel):
     validation: Literal["auto", "none"] = "auto"
     seed: int = Field(0, ge=0)
     steps: dict[str, int] | int | None = None
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
 
     @field_validator("version")
     @classmethod

@@ -55,10 +55,27 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append `value` as one line of JSON, in a single write."""
-    line = json.dumps(value, sort_keys=True, allow_nan=False) + "\n"
+    """Append `value` as one line of JSON: all of it, or nothing where the disk refuses.
+
+    A last line that a kill cut short is ended first, so that it spoils no other.
+
+    Raises
+    ------
+    DiskError
+        If the disk is full or refuses the write; the file is left as it was.
+    """
+    line = (json.dumps(value, sort_keys=True, allow_nan=False) + "\n").encode()
     try:
-        with path.open("ab") as stream:
-            stream.write(line.encode())
+        with path.open("a+b", buffering=0) as stream:
+            end = stream.seek(0, os.SEEK_END)
+            if end:
+                stream.seek(end - 1)
+                line = line if stream.read(1) == b"\n" else b"\n" + line
+            try:
+                while line:
+                    line = line[stream.write(line) :]
+            except OSError:
+                stream.truncate(end)
+                raise
     except OSError as error:
         raise disk_error(error, path) from error

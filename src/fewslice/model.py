@@ -180,6 +180,20 @@ class Model:
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         return self
 
+    def check_channels(self, channels: int, source: str) -> None:
+        """Refuse an image with another number of channels than the model was trained on.
+
+        Raises
+        ------
+        InputError
+            If `channels` of `source` is not the model's number.
+        """
+        if channels != self.in_channels:
+            raise InputError(
+                f"{source} has {channels} channels, but the model was trained on {self.in_channels}; "
+                "choose channels with --channels or name the axes with --axes"
+            )
+
     @torch.inference_mode()
     def probabilities(self, image: NDArray[np.generic], *, bfloat16: bool | None = None) -> NDArray[np.float32]:
         """Predict one block.
@@ -202,11 +216,7 @@ class Model:
         InputError
             If the number of channels is not the model's.
         """
-        if image.shape[0] != self.in_channels:
-            raise InputError(
-                f"the image has {image.shape[0]} channels, but the model was trained on {self.in_channels}; "
-                "choose channels with --channels or name the axes with --axes"
-            )
+        self.check_channels(image.shape[0], "the image")
         device = next(self.networks[0].parameters()).device
         use_bfloat16 = prefers_bfloat16(device) if bfloat16 is None else bfloat16
         x = torch.from_numpy(self.normalisation.apply(image))[None].to(device)

@@ -16,7 +16,7 @@ from types import ModuleType
 
 from fewslice.errors import InputError
 
-__all__ = ["load", "names"]
+__all__ = ["check", "load", "names"]
 
 
 def names(room: str) -> list[str]:
@@ -78,10 +78,26 @@ def load(room: str, kind: str) -> ModuleType:
     if foreign:
         component: ModuleType = foreign[0].load()
         return component
+    raise _unknown(room, kind)
+
+
+def check(room: str, kind: str) -> None:
+    """Refuse an unknown kind, importing nothing.
+
+    Raises
+    ------
+    InputError
+        If there is no such room or kind.
+    """
+    if kind not in names(room):
+        raise _unknown(room, kind)
+
+
+def _unknown(room: str, kind: str) -> InputError:
     known = names(room)
     near = difflib.get_close_matches(kind, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(f"unknown kind {kind!r} in {room}; {hint}the kinds are {', '.join(known) or 'none'}")
+    return InputError(f"unknown kind {kind!r} in {room}; {hint}the kinds are {', '.join(known) or 'none'}")
 
 
 def _own(room: str) -> list[str]:

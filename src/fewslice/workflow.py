@@ -41,6 +41,7 @@ def train(
     *,
     device: str = "auto",
     devices: int = 1,
+    checkpoint_seconds: float = 60.0,
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Path:
@@ -54,6 +55,8 @@ def train(
         The run folder.
     device, devices
         ``auto``, ``cpu``, ``cuda`` or ``mps``, and how many of them.
+    checkpoint_seconds
+        Time between checkpoints: what a kill costs at most.
     overwrite
         Replace a run of another experiment.
     listener
@@ -70,11 +73,9 @@ def train(
         If the input cannot be used, or `output` holds something else.
     """
     from fewslice.data.samples import open_samples
-    from fewslice.training.fit import Hardware
-    from fewslice.training.run_folder import RunFolder
 
     folder = Path(output)
-    strategy_config(experiment)
+    registry.check("strategies", experiment.strategy)
     samples = open_samples(
         experiment.images,
         experiment.labels,
@@ -90,16 +91,27 @@ def train(
     inputs |= {f"labels of {sample.name}": _annotation_hash(sample) for sample in samples if sample.annotation}
     request = hashlib.sha256(json.dumps([experiment.identity(), inputs], sort_keys=True).encode()).hexdigest()
     found = _claim(folder, request, overwrite=overwrite)
-    hardware = Hardware(device=device, devices=devices, loaders=2 if _cores() > 4 else 1)
-    run_folder = RunFolder(folder, listener if hardware.is_main else None, writable=hardware.is_main)
+    tell = listener or _ignore
     if found == "finished":
-        run_folder.record({"event": "finished", "note": "this run is finished; nothing to do"})
+        tell({"event": "finished", "note": f"{folder} is finished; nothing to do"})
         return folder
+    _check_samples(samples)
+
+    from fewslice.training.fit import Hardware
+    from fewslice.training.run_folder import RunFolder
+
+    strategy_config(experiment)
+    loaders = 2 if _cores() > 4 else 1
+    hardware = Hardware(device=device, devices=devices, loaders=loaders, checkpoint_seconds=checkpoint_seconds)
+    hardware.torch_device()
+    run_folder = RunFolder(folder, listener if hardware.is_main else None, writable=hardware.is_main)
     for sample in samples:
-        if sample.image.axes_note and listener is not None:
-            listener({"event": "note", "note": sample.image.axes_note})
+        if sample.image.axes_note:
+            tell({"event": "note", "note": sample.image.axes_note})
     prepared = _prepare(experiment, samples, run_folder, hardware, stored=found == "begun")
-    if found == "new":
+    if found != "begun":
+        if found == "foreign":
+            _remove_run(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -150,6 +162,7 @@ def train_samples(
 
     folder.mkdir(parents=True, exist_ok=True)
     run_folder = RunFolder(folder, listener)
+    _check_samples(samples)
     prepared = _prepare(experiment, samples, run_folder, hardware or Hardware(), stored=False)
     task = replace(prepared.task, monitor=monitor, monitor_every=monitor_every)
     prepared.experiment.write(run_folder.experiment)
@@ -217,25 +230,32 @@ def predict(
         If some blocks could not be computed; the others are kept.
     """
     from fewslice.data.samples import expand
-    from fewslice.model import Model, model_hash
-    from fewslice.prediction.blockwise import predict_volume
-    from fewslice.prediction.resampling import resampled
-    from fewslice.training.fit import Hardware
 
     run_folder = Path(run_or_model)
     model_folder = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
     if not model_folder.is_dir() or not (model_folder / "model.json").exists():
         raise InputError(f"{run_folder} holds no trained model; train first, or wait until training has finished")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold} must be between 0 and 1")
+    paths = [str(Path(path).absolute()) for path in expand(images)]
+    outputs = _outputs(paths, Path(output))
+    _check_outputs(paths, outputs)
+
+    from fewslice.model import Model, model_hash
+    from fewslice.prediction.blockwise import predict_volume
+    from fewslice.prediction.resampling import resampled
+    from fewslice.training.fit import Hardware
+
     model = Model.load(model_folder)
     if views is not None:
         model.steps = tuple(step.model_copy(update={"views": views}) for step in model.steps)
-    paths = [str(Path(path).absolute()) for path in expand(images)]
-    outputs = _outputs(paths, Path(output))
+    used_device = Hardware(device=device).torch_device()
     volumes = []
     for path in paths:
         volume = io.open_volume(
             path, axes=axes, channels=channels, voxel_size_um=voxel_size_um, expected_channels=model.in_channels
         )
+        model.check_channels(volume.channels, volume.source)
         if volume.axes_note and listener is not None:
             listener({"event": "note", "note": volume.axes_note})
         if volume.voxel_size_um is None:
@@ -249,13 +269,12 @@ def predict(
             if listener is not None:
                 listener({"event": "block", "image": source, "done": done, "blocks": blocks})
 
-        target.parent.mkdir(parents=True, exist_ok=True)
         prediction = predict_volume(
             model if factor is None else resampled(model, factor),
             volume,
             target,
             model_id=model_hash(model_folder),
-            device=Hardware(device=device).torch_device(),
+            device=used_device,
             threshold=threshold,
             halo=model.receptive_halo if full_halo else None,
             block=block,
@@ -363,7 +382,6 @@ def _prepare(
     """Resolve the settings on the data, hold annotation out, and turn minutes into steps."""
     import numpy as np
 
-    from fewslice.annotation import check_usable
     from fewslice.data.splits import Split, hold_out
     from fewslice.training.budget import steps_for_minutes
     from fewslice.training.task import Task
@@ -371,9 +389,6 @@ def _prepare(
     if stored:
         experiment = read_experiment(run_folder.experiment)
     annotations = [s.annotation for s in samples if s.annotation is not None]
-    check_usable(annotations)
-    _check_voxels(samples)
-    _check_finite(samples)
     strategy = registry.load("strategies", experiment.strategy)
     everything = [a.annotated for a in annotations]
     nothing = [np.zeros(a.shape, dtype=bool) for a in annotations]
@@ -433,6 +448,17 @@ def _largest_patch(config: Any) -> tuple[int, int, int]:
     return (int(z), int(y), int(x))
 
 
+def _check_samples(samples: Sequence[Sample]) -> None:
+    """Refuse samples from which nothing can be learned, before anything is written."""
+    from fewslice.annotation import check_usable
+    from fewslice.data.normalisation import check_finite
+
+    check_usable([sample.annotation for sample in samples if sample.annotation is not None])
+    _check_voxels(samples)
+    for sample in samples:
+        check_finite(sample.image)
+
+
 def _check_voxels(samples: Sequence[Sample]) -> None:
     first = samples[0].image
     for sample in samples[1:]:
@@ -441,12 +467,6 @@ def _check_voxels(samples: Sequence[Sample]) -> None:
             without = sample.image.source if own is None else first.source
             raise InputError(f"{without} has no voxel size but the other images do; give --voxel-size-um z,y,x")
         _voxel_factor(sample.image.source, own, first.voxel_size_um, resample=False, against=first.source)
-
-
-def _check_finite(samples: Sequence[Sample]) -> None:
-    from fewslice.data.normalisation import fit_normalisation
-
-    fit_normalisation([sample.image for sample in samples])
 
 
 def _voxel_factor(
@@ -483,8 +503,21 @@ def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
     return [output / f"{name}.ome.zarr" for name in names]
 
 
+def _check_outputs(paths: Sequence[str], outputs: Sequence[Path]) -> None:
+    """Refuse to write over an image that is read, or over a store that holds it."""
+    for target in outputs:
+        place = target.resolve()
+        for path in paths:
+            if place in (Path(path).resolve(), *Path(path).resolve().parents):
+                raise InputError(f"{target} holds the image {path} itself; choose another -o")
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    pass
+
+
 def _claim(folder: Path, request: str, *, overwrite: bool) -> str:
-    """Say whether `folder` is new, begun or finished for this request; refuse what belongs to another."""
+    """Say whether `folder` is new, begun or finished for this request, or foreign and to be replaced; else refuse."""
     provenance = folder / "provenance.json"
     if provenance.exists() and (folder / "experiment.yaml").exists():
         known = json.loads(provenance.read_text(encoding="utf-8")).get("request")
@@ -492,11 +525,15 @@ def _claim(folder: Path, request: str, *, overwrite: bool) -> str:
             return "finished" if (folder / "model" / "model.json").exists() else "begun"
         if not overwrite:
             raise InputError(f"{folder} holds a run of another experiment; choose another -o or pass --overwrite")
-        _remove_run(folder)
-        return "new"
-    if folder.exists() and (not folder.is_dir() or any(p.name != "provenance.json" for p in folder.iterdir())):
+        return "foreign"
+    if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
         raise InputError(f"{folder} exists and is not a run of fewslice; choose another -o")
     return "new"
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file cannot be what a kill left of a run that had just begun."""
+    return path.name != "provenance.json" and not (path.name.startswith(".") and path.name.endswith(".part"))
 
 
 def _remove_run(folder: Path) -> None:

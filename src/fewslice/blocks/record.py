@@ -45,8 +45,9 @@ class Record:
     def finish(self) -> None:
         """Note that everything was done, in place of the marks."""
         write_json(self.folder / "job.json", {"key": self.key, "finished": True})
-        for path in self.folder.glob("*.done"):
-            path.unlink()
+        for pattern in ("*.done", ".*.part"):  # the marks, and what a kill left while one was written
+            for path in self.folder.glob(pattern):
+                path.unlink()
 
     @property
     def finished(self) -> bool:

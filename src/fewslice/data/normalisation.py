@@ -13,12 +13,13 @@ from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.volume import Volume
 
-__all__ = ["Method", "Normalisation", "fit_normalisation"]
+__all__ = ["Method", "Normalisation", "check_finite", "fit_normalisation"]
 
 Method = Literal["robust", "unit"]
 
 _PLANES = 16
 _VALUES = 2**20
+_CHECKED_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,47 @@ def fit_normalisation(images: Sequence[Volume], method: Method = "robust") -> No
     return Normalisation(method, tuple(offsets), tuple(scales))
 
 
+def check_finite(image: Volume) -> None:
+    """Refuse an image with values that training cannot use.
+
+    Images up to 2 GiB are read whole, of larger ones the planes that :func:`fit_normalisation` reads; integers are not
+    read at all.
+
+    Raises
+    ------
+    InputError
+        If a value is NaN or infinite; the plane is named.
+    """
+    if image.dtype.kind != "f":
+        return
+    depth, height, width = image.shape
+    size = image.channels * depth * height * width * image.dtype.itemsize
+    for z in range(depth) if size <= _CHECKED_BYTES else _planes(depth):
+        _finite_plane(image, int(z))
+
+
+def _planes(depth: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, depth - 1, min(_PLANES, depth)).astype(np.int64))
+
+
+def _finite_plane(image: Volume, z: int) -> NDArray[np.generic]:
+    """Read plane z (c, 1, y, x), or refuse it."""
+    plane = image.read(Box((z, 0, 0), (z + 1, *image.shape[1:])))
+    if plane.dtype.kind == "f" and not np.isfinite(plane).all():
+        raise InputError(
+            f"{image.source} has NaN or infinite values in plane z={z}, where training samples; "
+            "replace them in the image or crop it before training"
+        )
+    return plane
+
+
 def _sample(image: Volume) -> list[NDArray[np.float64]]:
     depth, height, width = image.shape
-    planes = np.unique(np.linspace(0, depth - 1, min(_PLANES, depth)).astype(int))
+    planes = _planes(depth)
     values: list[list[NDArray[np.float64]]] = [[] for _ in range(image.channels)]
     stride = max(1, int(np.sqrt(height * width * len(planes) / _VALUES)))
     for z in planes:
-        plane = image.read(Box((int(z), 0, 0), (int(z) + 1, height, width)))
-        if not np.isfinite(plane).all():
-            raise InputError(
-                f"{image.source} has NaN or infinite values in plane z={z}, where training samples; "
-                "replace them in the image or crop it before training"
-            )
+        plane = _finite_plane(image, int(z))
         for channel in range(image.channels):
             values[channel].append(plane[channel, 0, ::stride, ::stride].astype(np.float64).ravel())
     return [np.concatenate(v) for v in values]

@@ -146,7 +146,10 @@ def infer(teacher: Model, task: Task) -> Sequence[Volume]:
         paths[0].parent.mkdir(exist_ok=True)
         for sample, path in zip(task.samples, paths, strict=True):
             device = task.hardware.torch_device()
-            predict_volume(teacher, sample.image, path, model_id=identity, device=device, pyramids=False)
+            made = predict_volume(teacher, sample.image, path, model_id=identity, device=device, pyramids=False)
+            if made.outcome.failed:
+                reason = made.outcome.failed[0][1]
+                raise InputError(f"{sample.image.source} cannot be pseudo-labelled: {reason}; mend the image")
 
     task.once(predict)
     return [io.open_volume(path) for path in paths]

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from fewslice.data.patches import Batch
-from fewslice.errors import FewsliceError
+from fewslice.errors import FewsliceError, InputError
 from fewslice.files import write_atomic, write_json
 from fewslice.training.allocator import keep_memory
 from fewslice.training.run_folder import RunFolder
@@ -70,12 +70,20 @@ class Hardware:
         return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
     def torch_device(self) -> torch.device:
-        """Return the device on which networks live."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        """Return the device on which networks live.
+
+        Raises
+        ------
+        InputError
+            If the device is unknown or this machine has none.
+        """
+        here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if self.device == "auto":
+            return torch.device(next(name for name in ("cuda", "mps", "cpu") if here[name]))
+        if not here.get(self.device, False):
+            present = " or ".join(["auto", *(name for name, found in here.items() if found)])
+            raise InputError(f"device {self.device!r} is not there; choose {present}")
+        return torch.device(self.device)
 
 
 @dataclass(frozen=True)
