@@ -82,6 +82,7 @@ def test_report_of_a_compared_run_holds_all_its_parts(compared) -> None:
     assert f"{scores['confusion'][1][0]:,}".replace(",", " ") in text
     assert "Planes 2, 6, 14, 18 trained, 10 held out for validation." in text
     assert "fewslice evaluate" in text
+    assert "4 of the 20 planes judged here also trained the model" in text
     for name in ("planes", "isosurfaces", "confusion"):
         assert (runs[0] / "figures" / f"{name}.png").stat().st_size > 5_000
         assert (runs[0] / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
@@ -213,7 +214,7 @@ def test_page_works_offline_in_a_browser(compared, browser) -> None:
 
         for index, colour in enumerate(((138, 143, 152), (0, 114, 178), (230, 159, 0))):
             scene = browser.picture(".scene", index).astype(float)
-            assert coloured_like(scene, colour) > 0.02, f"scene {index} is blank at {width} px"
+            assert coloured_like(scene, colour) > 0.05, f"scene {index} is blank at {width} px"
 
         before = browser.picture(".panels canvas", 2)
         assert before.std() > 10

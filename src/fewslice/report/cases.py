@@ -60,7 +60,7 @@ class Limits:
     planes: int = 24
     pixels: int = 768
     plane_characters: int = 6_500_000
-    faces: int = 150_000
+    faces: int = 180_000
     voxels: int = 96_000_000
 
     def shared(self, cases: int) -> Limits:
@@ -88,6 +88,8 @@ class DrawnCase:
         Data URIs for print, with their alternative texts.
     truth_is_training
         What is shown as truth had trained.
+    judged_while_trained
+        How many of the planes with truth trained an arm, and how many planes have truth.
     """
 
     case: Case
@@ -98,6 +100,7 @@ class DrawnCase:
     planes_figure: tuple[str, str] | None = None
     surfaces_figure: tuple[str, str] | None = None
     truth_is_training: bool = False
+    judged_while_trained: tuple[int, int] = (0, 0)
 
 
 def draw_case(case: Case, limits: Limits, folder: Path, suffix: str = "") -> DrawnCase:
@@ -106,6 +109,9 @@ def draw_case(case: Case, limits: Limits, folder: Path, suffix: str = "") -> Dra
     drawn = DrawnCase(case, list(opened.problems), truth_is_training=opened.truth_is_training)
     if opened.shape is None:
         return drawn
+    if opened.truth is not None:
+        judged = opened.truth.planes()
+        drawn.judged_while_trained = sum(plane_role(case, z) == "trained" for z in judged), len(judged)
     drawn.browser = _browser(opened, limits)
     if drawn.browser is not None:
         drawn.planes_figure = _planes_figure(opened, drawn.browser, folder / f"planes{suffix}")
@@ -165,7 +171,7 @@ def _plane(
     classes = [opened.classes(i, one)[0] for i in shown]
     return {
         "z": z,
-        "role": _role(opened.case, z),
+        "role": plane_role(opened.case, z),
         "image": image,
         "truth": None if truth is None else mask_uri(np.where(truth[1], truth[0], UNKNOWN).astype(np.uint8), factor),
         "arms": [mask_uri(mask, factor) for mask in classes],
@@ -173,7 +179,7 @@ def _plane(
     }
 
 
-def _role(case: Case, z: int) -> str:
+def plane_role(case: Case, z: int) -> str:
     """Say what plane z was to the training of the arms: ``trained``, ``held_out`` or nothing."""
     for arm in case.arms:
         for sample in arm.run.samples if arm.run is not None else ():
@@ -280,7 +286,7 @@ def _draw_surfaces(opened: OpenCase, drawn: DrawnCase, limits: Limits, path: Pat
     for title, colour, classes in panels:
         traces = []
         for k, value in enumerate(opened.class_values, start=1):
-            mesh = isosurface(classes == k if several else classes > 0, voxel, max_faces=min(24_000, share))
+            mesh = isosurface(classes == k if several else classes > 0, voxel, max_faces=min(60_000, share))
             if len(mesh.faces):
                 traces.append(
                     mesh_trace(mesh, CLASSES[(k - 1) % len(CLASSES)] if several else colour, f"class {value}")
@@ -288,7 +294,7 @@ def _draw_surfaces(opened: OpenCase, drawn: DrawnCase, limits: Limits, path: Pat
             if not several:
                 whole.append(mesh)
         if several:
-            whole.append(isosurface(classes > 0, voxel, max_faces=24_000))
+            whole.append(isosurface(classes > 0, voxel, max_faces=60_000))
         extent = (box.shape[0] * voxel[0], box.shape[1] * voxel[1], box.shape[2] * voxel[2])
         drawn.scenes.append(
             {"title": title, "empty": not traces, "figure": scene_figure(traces, extent, unit), "colour": colour}

@@ -282,7 +282,7 @@ def overlay_panel(
         panels += list(arms.items())
         for index, (name, mask) in enumerate(panels):
             axes = figure.add_subplot(1, columns, index + 1)
-            _show_plane(axes, image, display_range, pixel_size_um)
+            _show_plane(axes, image if mask is None else _grey(image), display_range, pixel_size_um)
             axes.set_title(name, fontsize=7.5, loc="left")
             if name == "truth" or (mask is not None and truth is None):
                 _fill(axes, mask, "#f2c14e", "")
@@ -413,6 +413,11 @@ def _draw_mesh(axes: Axes, mesh: Mesh, rotation: NDArray[np.float64], colour: st
         rasterized=True,
     )
     axes.add_collection(faces)
+
+
+def _grey(image: NDArray[Any]) -> NDArray[Any]:
+    """Take the colour out of an image, so that the overlay's colours are the only ones."""
+    return image if image.ndim == 2 else (image @ np.array([0.299, 0.587, 0.114])).astype(image.dtype)
 
 
 def _show_plane(

@@ -73,6 +73,15 @@
     for (let i = 0; i < out.length; i++) out[i] = rgba[4 * i];
     return out;
   };
+  const grey = (picture) => {
+    const canvas = surface(picture.width, picture.height);
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(picture, 0, 0);
+    const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
+    for (let i = 0, p = pixels.data; i < p.length; i += 4) p[i] = p[i + 1] = p[i + 2] = 0.299 * p[i] + 0.587 * p[i + 1] + 0.114 * p[i + 2];
+    context.putImageData(pixels, 0, 0);
+    return canvas;
+  };
   const masked = (width, height, test) => {
     const canvas = surface(width, height);
     const context = canvas.getContext("2d");
@@ -144,6 +153,8 @@
         });
         return {
           image, width, height, layers,
+          // overlays are drawn on grey, so that theirs are the only colours
+          base: image && grey(image),
           truth: known && classes.map((_, k) => masked(width, height, (i) => known[i] === k + 1)),
           veil: known && masked(width, height, (i) => known[i] === 255),
         };
@@ -163,7 +174,8 @@
       const place = (target, source, smooth) => { target.imageSmoothingEnabled = smooth; target.drawImage(source, sx, sy, w, h, 0, 0, width, height); };
       context.globalAlpha = 1;
       context.fillStyle = "#000"; context.fillRect(0, 0, width, height);
-      if (plane.image) place(context, plane.image, view.zoom <= 2);
+      const bare = item.arm < 0 && item.name === "image";
+      if (plane.image) place(context, bare ? plane.image : plane.base, view.zoom <= 2);
       const layer = (mask, fill, colour) => {
         if (!mask) return;
         const shape = surface(width, height);
@@ -282,7 +294,9 @@
     }
     const scenes = data.cases[+box.dataset.case].scenes;
     const nodes = [...box.querySelectorAll(".scene")];
-    const home = { turn: -0.9, lift: 0.5, far: 2.15 };
+    const { x: wide, y: long, z: deep } = scenes[0].figure.layout.scene.aspectratio;
+    const flat = 1 - Math.min(1, deep / Math.max(wide, long));  // a thin volume is looked at from higher up
+    const home = { turn: -0.9, lift: 0.5 + 0.35 * flat, far: 2.15 - 0.2 * flat };
     const eye = { ...home };
     const play = box.querySelector(".play");
     const grid = box.querySelector(".scenes");

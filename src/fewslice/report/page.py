@@ -242,6 +242,7 @@ def _case_view(drawn: DrawnCase, number: int) -> dict[str, Any]:
             if arm.scores and arm.scores.get("confusion")
         ],
         "known": _known(scored),
+        "overlap": _overlap(drawn) if scored else "",
         "unevaluated": [arm.name for arm in drawn.case.arms if not arm.scores],
     }
 
@@ -335,6 +336,17 @@ def _known(scored: Sequence[Arm]) -> str:
     if not shares:
         return ""
     return f"Judged on the {100 * shares[0]:.3g} % of the voxels that have truth."
+
+
+def _overlap(drawn: DrawnCase) -> str:
+    """Say when part of the truth had trained the model."""
+    trained, judged = drawn.judged_while_trained
+    if not trained:
+        return ""
+    return (
+        f"{trained} of the {judged} planes judged here also trained the model, so these scores are better than on a "
+        "volume it has not seen."
+    )
 
 
 def _tiles(content: Content) -> list[dict[str, str]]:

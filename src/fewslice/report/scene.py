@@ -18,20 +18,24 @@ _MOST_POINTS = 500
 
 
 def mesh_trace(mesh: Mesh, colour: str, name: str) -> dict[str, Any]:
-    """Return a ``mesh3d`` trace in µm; x to the right, y and z as in the image."""
+    """Return a ``mesh3d`` trace in µm: x to the right, y down and z deeper, as in the image.
+
+    y and z are stored with their sign turned, which is a rotation, so nothing is mirrored; plotly's own way, axes with
+    a reversed range, lights the surfaces from the wrong side.
+    """
     faces = mesh.faces[:, ::-1]  # the order z, y, x → x, y, z mirrors, so the winding is turned as well
     index_type = np.dtype("<u2") if len(mesh.vertices) <= 0xFFFF else np.dtype("<u4")
     z, y, x = mesh.vertices.T if len(mesh.vertices) else np.zeros((3, 0), np.float32)
     return {
         "type": "mesh3d",
         "name": name,
-        **{axis: _packed(values, np.dtype("<f4")) for axis, values in (("x", x), ("y", y), ("z", z))},
+        **{axis: _packed(values, np.dtype("<f4")) for axis, values in (("x", x), ("y", -y), ("z", -z))},
         **{key: _packed(faces[:, k], index_type) for k, key in enumerate("ijk")},
         "color": colour,
         "flatshading": False,
         "hoverinfo": "skip",
-        "lighting": {"ambient": 0.55, "diffuse": 0.75, "specular": 0.18, "roughness": 0.55, "fresnel": 0.08},
-        "lightposition": {"x": -2000, "y": -3000, "z": -6000},
+        "lighting": {"ambient": 0.45, "diffuse": 0.8, "specular": 0.18, "roughness": 0.55, "fresnel": 0.08},
+        "lightposition": {"x": -200, "y": 300, "z": -1},  # in the picture's own frame: left, above, in front
     }
 
 
@@ -51,25 +55,26 @@ def scene_figure(
     """
     z, y, x = extent_um
 
-    def axis(name: str, size: float, *, flipped: bool) -> dict[str, Any]:
+    def axis(name: str, size: float, sign: int) -> dict[str, Any]:
+        ticks = _ticks(size, 5 if size > 0.3 * max(extent_um) else 2)
         return {
             "title": {"text": f"{name} ({unit})"},
-            "range": [size, 0] if flipped else [0, size],
+            "range": sorted((0.0, sign * size)),
             "autorange": False,
+            "tickvals": [sign * tick for tick in ticks],
+            "ticktext": [f"{tick:g}" for tick in ticks],
             "showbackground": False,
             "showspikes": False,
             "zeroline": False,
             "mirror": True,
             "showline": True,
-            "nticks": 4,
         }
 
     diagonal = sum(size**2 for size in extent_um) ** 0.5 / 1.65  # flat volumes fill the view as cubes do
     scene = {
-        # y and z point down and deeper as in the image: two flips are a turn, so nothing is mirrored
-        "xaxis": axis("x", x, flipped=False),
-        "yaxis": axis("y", y, flipped=True),
-        "zaxis": axis("z", z, flipped=True),
+        "xaxis": axis("x", x, 1),
+        "yaxis": axis("y", y, -1),
+        "zaxis": axis("z", z, -1),
         "aspectmode": "manual",
         "aspectratio": {"x": x / diagonal, "y": y / diagonal, "z": z / diagonal},
         "dragmode": "turntable",
@@ -79,6 +84,13 @@ def scene_figure(
         "data": list(traces),
         "layout": {"scene": scene, "margin": {"l": 0, "r": 0, "t": 0, "b": 0}, "showlegend": False, "autosize": True},
     }
+
+
+def _ticks(size: float, most: int) -> list[float]:
+    """Return at most `most` round positions between 0 and `size`."""
+    power = 10.0 ** np.floor(np.log10(size))
+    step = next(s * power for s in (0.2, 0.25, 0.5, 1.0, 2.0) if size / (s * power) < 5)
+    return [float(k * step) for k in range(int(size / step) + 1)]
 
 
 def training_figure(stage: StageSummary) -> dict[str, Any]:

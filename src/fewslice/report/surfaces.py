@@ -1,10 +1,10 @@
-"""From a mask to a surface small enough to be shown: reduce, close, march, simplify, smooth.
+"""From a mask to a surface small enough to be shown: reduce, close, march, smooth, simplify.
 
 1. :func:`_reduced` – block means, axis by axis, the finest first, until the volume is small enough.
 2. The volume is padded by one background voxel, so that an object that touches the border has a closed surface.
 3. Marching cubes at ``level``, in µm.
-4. :func:`_clustered` – vertices that share a cell of a grid become their mean; the grid grows until few faces remain.
-5. :func:`_smoothed` – Taubin's λ|μ filter, which removes the staircase of voxels without shrinking the object.
+4. :func:`_smoothed` – Taubin's λ|μ filter, which removes the staircase of voxels without shrinking the object.
+5. :func:`_clustered` – vertices that share a cell of a grid become their mean; the grid grows until few faces remain.
 
 Every arm and the truth go through exactly the same steps, so what differs on the screen differs in the masks.
 """
@@ -57,7 +57,7 @@ def isosurface(
     level: float = 0.5,
     max_faces: int = 24_000,
     max_voxels: int = 6_000_000,
-    smoothing: int = 8,
+    smoothing: int = 10,
 ) -> Mesh:
     """Return the surface where `volume` crosses `level`.
 
