@@ -391,8 +391,11 @@ def _progress(quiet: bool) -> Any:
 
 
 def _say_trained(folder: Path) -> None:
+    from fewslice.training.fit import Hardware
     from fewslice.training.run_folder import read_lines
 
+    if not Hardware().is_main:
+        return
     last: dict[str, Any] = {}
     for event in read_lines(folder / "log.jsonl"):
         if event.get("event") == "validation":
