@@ -89,7 +89,7 @@ def scene_figure(
 def _ticks(size: float, most: int) -> list[float]:
     """Return at most `most` round positions between 0 and `size`."""
     power = 10.0 ** np.floor(np.log10(size))
-    step = next(s * power for s in (0.2, 0.25, 0.5, 1.0, 2.0) if size / (s * power) < 5)
+    step = next(s * power for s in (0.1, 0.2, 0.25, 0.5, 1, 2, 5, 10) if int(size / (s * power)) < most)
     return [float(k * step) for k in range(int(size / step) + 1)]
 
 
