@@ -410,6 +410,8 @@ def _prepare(
     split = whole
     if experiment.validation == "auto":
         split = hold_out(annotations, patch=_largest_patch(config), generator=np.random.default_rng(experiment.seed))
+    if run_folder.listener is not None:
+        run_folder.listener({"event": "note", "note": split.note})
     task = task_for(split)
     stages = strategy.stages(config, task)
     if isinstance(experiment.steps, dict):
@@ -420,8 +422,6 @@ def _prepare(
     elif experiment.steps is not None:
         steps = dict.fromkeys(stages, experiment.steps)
     else:
-        if run_folder.listener is not None:
-            run_folder.listener({"event": "note", "note": split.note})
         steps = steps_for_minutes(stages, experiment.minutes or _DEFAULT_MINUTES, hardware)
     update = {"settings": config.model_dump(mode="json"), "steps": steps, "minutes": None}
     return _Prepared(experiment.model_copy(update=update), strategy, config, replace(task, steps=steps), split)
