@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fewslice import registry
 from fewslice.errors import InputError
@@ -89,9 +91,15 @@ class Experiment(BaseModel):
             raise ValueError("steps must be at least 1")
         return value
 
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("steps and minutes exclude each other; give one of them")
+        return self
+
     def identity(self) -> str:
-        """Return a hash of the experiment, the same for the same request."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Return a hash of the experiment, the same for the same request in whatever order it was written."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> None:
         """Write the experiment as YAML."""
@@ -120,30 +128,34 @@ def read_experiment(path: Path) -> Experiment:
 def checked(model: type[M], content: dict[str, Any], *, where: str) -> M:
     """Validate `content` against a pydantic model; the first problem becomes one sentence that names the key."""
     try:
-        return model(**content)
+        return model.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{where}: {_first_problem(error, model)}") from error
+        raise InputError(f"{where}: {_first_problem(error, model, content)}") from error
 
 
-def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+def _first_problem(error: ValidationError, model: type[BaseModel], content: dict[str, Any]) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "value"
+    key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _keys_beside(model, first["loc"])
-        from difflib import get_close_matches
-
+        known = _keys_beside(model, first["loc"], content)
         near = get_close_matches(str(first["loc"][-1]), known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(sorted(known))}"
         return f"unknown key {key}; {hint}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[:1].lower()}{message[1:]} (got {first['input']!r})"
+    message = message[:1].lower() + message[1:]
+    return f"{key}: {message} (got {first['input']!r})" if key else message
 
 
-def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...], content: dict[str, Any]) -> list[str]:
+    """List the keys known where `location` ends; under ``network`` they are those of the network's kind."""
     current: Any = model
+    value: Any = content
     for part in location[:-1]:
         field = getattr(current, "model_fields", {}).get(str(part))
         current = field.annotation if field is not None else None
+        value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, dict) and "kind" in value and not hasattr(current, "model_fields"):
+            current = registry.load(f"{part}s", str(value["kind"])).Config
     return list(getattr(current, "model_fields", {}))
 
 
@@ -190,10 +202,14 @@ def settings_from_assignments(assignments: list[str] | tuple[str, ...]) -> dict[
         except yaml.YAMLError as error:
             raise InputError(f"--set {text!r}: {value!r} is not a value; write numbers, words or [lists]") from error
         node = out
-        *parents, last = path.strip().split(".")
+        *parents, last = (part.strip() for part in path.split("."))
+        if not all((*parents, last)):
+            raise InputError(f"--set {text!r} has an empty key; write key.path=value")
         for part in parents:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
                 raise InputError(f"--set {text!r}: {part} was given a plain value before; set one or the other")
+        if isinstance(node.get(last), dict):
+            raise InputError(f"--set {text!r}: {last} was given settings of its own before; set one or the other")
         node[last] = parsed
     return out
