@@ -31,6 +31,7 @@ __all__ = [
     "Kind",
     "apply_convention",
     "check_usable",
+    "class_values_of",
     "distinct_values",
     "from_labels",
     "interpret",
@@ -650,6 +651,25 @@ def check_usable(annotations: Sequence[Annotation], *, name: str = "labels") -> 
             f"{name} has one class only: all {known} annotated voxels are {found}; expected background and at least "
             "one class; annotate both, or check --planes, --background and --unlabelled"
         )
+
+
+def class_values_of(annotations: Sequence[Annotation]) -> tuple[int, ...]:
+    """Return the values of the classes 1..K that all annotations of a data set share; for instances 1, …, K.
+
+    Raises
+    ------
+    InputError
+        When they differ, so that one number would mean several classes.
+    """
+    found = {a.class_values if a.kind == "classes" else tuple(range(1, a.class_count + 1)) for a in annotations}
+    longest = max(found, key=len, default=(1,))
+    for values in found:
+        if values != longest[: len(values)]:
+            raise InputError(
+                f"the samples have classes {_few(values)} and {_few(longest)}; expected the same label value for each "
+                "class; read them together with fewslice.data.samples.open_samples"
+            )
+    return longest
 
 
 def simulate_sparsity(

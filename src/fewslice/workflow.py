@@ -90,7 +90,7 @@ def train(
     inputs = {sample.image.source: sample.image.content_hash() for sample in samples}
     inputs |= {f"labels of {sample.name}": _annotation_hash(sample) for sample in samples if sample.annotation}
     request = hashlib.sha256(json.dumps([experiment.identity(), inputs], sort_keys=True).encode()).hexdigest()
-    found = _claim(folder, request, overwrite=overwrite)
+    found = _claim(folder, request, experiment, inputs, overwrite=overwrite)
     tell = listener or _ignore
     if found == "finished":
         tell({"event": "finished", "note": f"{folder} is finished; nothing to do"})
@@ -105,6 +105,8 @@ def train(
     hardware = Hardware(device=device, devices=devices, loaders=loaders, checkpoint_seconds=checkpoint_seconds)
     hardware.torch_device()
     run_folder = RunFolder(folder, listener if hardware.is_main else None, writable=hardware.is_main)
+    if not hardware.is_main:  # a process that helps the first one, which has begun the run
+        found, tell = "begun", _ignore
     for sample in samples:
         if sample.image.axes_note:
             tell({"event": "note", "note": sample.image.axes_note})
@@ -140,7 +142,7 @@ def train_samples(
     monitor_every: int = 0,
     listener: Listener | None = None,
 ) -> Model:
-    """Train on samples that are in memory already; the run folder holds the stages, and finished ones are not repeated.
+    """Train on samples that are in memory already, resuming what an earlier call of the same experiment left.
 
     Parameters
     ----------
@@ -156,6 +158,11 @@ def train_samples(
         See :func:`fewslice.training.fit.fit`.
     listener
         Called with every event of the log.
+
+    Raises
+    ------
+    InputError
+        If the samples cannot be used, or the folder holds another experiment.
     """
     from fewslice.training.fit import Hardware
     from fewslice.training.run_folder import RunFolder
@@ -163,7 +170,12 @@ def train_samples(
     folder.mkdir(parents=True, exist_ok=True)
     run_folder = RunFolder(folder, listener)
     _check_samples(samples)
+    known = read_experiment(run_folder.experiment) if run_folder.experiment.exists() else None
+    if known is not None and experiment.steps is None:  # minutes were turned into steps once
+        experiment = experiment.model_copy(update={"steps": known.steps, "minutes": None})
     prepared = _prepare(experiment, samples, run_folder, hardware or Hardware(), stored=False)
+    if known is not None and known != prepared.experiment:
+        raise InputError(f"{folder} holds another experiment; choose another folder, or remove this one")
     task = replace(prepared.task, monitor=monitor, monitor_every=monitor_every)
     prepared.experiment.write(run_folder.experiment)
     model = _train(replace(prepared, task=task))
@@ -382,6 +394,7 @@ def _prepare(
     """Resolve the settings on the data, hold annotation out, and turn minutes into steps."""
     import numpy as np
 
+    from fewslice.annotation import class_values_of
     from fewslice.data.splits import Split, hold_out
     from fewslice.training.budget import steps_for_minutes
     from fewslice.training.task import Task
@@ -392,6 +405,7 @@ def _prepare(
     strategy = registry.load("strategies", experiment.strategy)
     everything = [a.annotated for a in annotations]
     nothing = [np.zeros(a.shape, dtype=bool) for a in annotations]
+    class_values = class_values_of(annotations)
 
     def task_for(split: Split) -> Task:
         train_masks, held_masks = iter(split.train), iter(split.validation)
@@ -399,7 +413,7 @@ def _prepare(
             samples=samples,
             train_masks=[next(train_masks) if s.annotation is not None else None for s in samples],
             validation_masks=[next(held_masks) if s.annotation is not None else None for s in samples],
-            class_values=annotations[0].class_values,
+            class_values=class_values,
             run=run_folder,
             seed=experiment.seed,
             hardware=hardware,
@@ -415,14 +429,18 @@ def _prepare(
     task = task_for(split)
     stages = strategy.stages(config, task)
     if isinstance(experiment.steps, dict):
-        missing = sorted(set(stages) - set(experiment.steps))
-        if missing:
-            raise InputError(f"steps names {sorted(experiment.steps)}, but not {missing}; give steps for every stage")
+        if set(experiment.steps) != set(stages):
+            raise InputError(
+                f"steps names {', '.join(experiment.steps)}, but the stages are {', '.join(stages)}; "
+                "give steps for each of them and no other"
+            )
         steps = {name: experiment.steps[name] for name in stages}
     elif experiment.steps is not None:
         steps = dict.fromkeys(stages, experiment.steps)
     else:
-        steps = steps_for_minutes(stages, experiment.minutes or _DEFAULT_MINUTES, hardware)
+        # Measured by one process, before those that help it are started: they read the steps from the experiment.
+        alone = replace(hardware, devices=1)
+        steps = steps_for_minutes(stages, experiment.minutes or _DEFAULT_MINUTES, alone)
     update = {"settings": config.model_dump(mode="json"), "steps": steps, "minutes": None}
     return _Prepared(experiment.model_copy(update=update), strategy, config, replace(task, steps=steps), split)
 
@@ -496,7 +514,9 @@ def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
         return [output]
     if output.suffix == ".zarr":
         raise InputError(f"{len(paths)} images cannot go into one {output.name}; give a folder with -o")
-    names = [Path(p.partition(":")[0] if ".h5:" in p else p).name.split(".")[0] for p in paths]
+    from fewslice.data.samples import stem
+
+    names = [stem(path) for path in paths]
     double = sorted({n for n in names if names.count(n) > 1})
     if double:
         raise InputError(f"several images are called {double[0]}; predict them one by one with -o OUT.ome.zarr")
@@ -504,8 +524,11 @@ def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
 
 
 def _check_outputs(paths: Sequence[str], outputs: Sequence[Path]) -> None:
-    """Refuse to write over an image that is read, or over a store that holds it."""
+    """Refuse to write over an image that is read, over a store that holds it, or into what is not a folder."""
     for target in outputs:
+        above = next(folder for folder in target.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise InputError(f"{above} is a file, not a folder; give -o OUT.ome.zarr, or a folder for several images")
         place = target.resolve()
         for path in paths:
             if place in (Path(path).resolve(), *Path(path).resolve().parents):
@@ -516,12 +539,13 @@ def _ignore(event: dict[str, Any]) -> None:
     pass
 
 
-def _claim(folder: Path, request: str, *, overwrite: bool) -> str:
+def _claim(folder: Path, request: str, experiment: Experiment, inputs: Mapping[str, str], *, overwrite: bool) -> str:
     """Say whether `folder` is new, begun or finished for this request, or foreign and to be replaced; else refuse."""
     provenance = folder / "provenance.json"
     if provenance.exists() and (folder / "experiment.yaml").exists():
-        known = json.loads(provenance.read_text(encoding="utf-8")).get("request")
-        if known == request and not overwrite:
+        known = json.loads(provenance.read_text(encoding="utf-8"))
+        resolved = known.get("inputs") == inputs and read_experiment(folder / "experiment.yaml") == experiment
+        if (known.get("request") == request or resolved) and not overwrite:
             return "finished" if (folder / "model" / "model.json").exists() else "begun"
         if not overwrite:
             raise InputError(f"{folder} holds a run of another experiment; choose another -o or pass --overwrite")

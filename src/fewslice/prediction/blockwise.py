@@ -125,6 +125,7 @@ def predict_volume(
         "block": list(used_block),
         "halo": list(used_halo),
         "views": [step.views for step in model.steps],
+        "voxel_size_um": image.voxel_size_um and list(image.voxel_size_um),
     }
     bound = {name: value for name, value in facts.items() if name != "image"}  # the content counts, not its place
     key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
@@ -143,7 +144,10 @@ def predict_volume(
     model.to(device)
 
     def read(item: Block) -> NDArray[np.generic]:
-        return image.read(item.read)
+        try:
+            return image.read(item.read)
+        except (InputError, OSError) as error:
+            raise BlockFailure(f"cannot be read: {error}") from error
 
     def compute(item: Block, raw: NDArray[np.generic]) -> NDArray[np.uint8]:
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
