@@ -154,7 +154,7 @@ def predict(
     axes: Axes = None,
     channels: Channels = None,
     voxel_size_um: Voxel = None,
-    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="By default the one training chose.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="0 to 1; by default the one training chose.")] = None,
     views: Annotated[int | None, typer.Option(help="In-plane views averaged: 1, 4 or 8.")] = None,
     full_halo: Annotated[bool, typer.Option("--full-halo", help="Read the whole receptive field.")] = False,
     block: Annotated[str | None, typer.Option(help="Voxels written per block, z,y,x.")] = None,

@@ -51,7 +51,7 @@ def _bar() -> Iterator[Listener]:
 
         def show(event: dict[str, Any]) -> None:
             kind = event.get("event")
-            if kind == "note":
+            if kind in ("note", "finished"):
                 progress.console.print(event["note"], highlight=False, markup=False)
             elif kind == "block_failed":
                 progress.console.print(f"block {event['block']} failed: {event['reason']}", style="red", markup=False)

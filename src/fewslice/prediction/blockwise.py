@@ -23,7 +23,7 @@ from fewslice import io
 from fewslice.blocks.engine import BlockFailure, Outcome, run_blocks
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import open_record
-from fewslice.errors import InputError
+from fewslice.errors import FewsliceError, InputError
 from fewslice.files import disk_error
 from fewslice.geometry import Block, Shape, cover
 from fewslice.model import Model
@@ -182,26 +182,32 @@ def _create(output: Path, image: Volume, model: Model, chunk: Shape, facts: dict
     beside = output.with_name(f".{output.name}.part")
     if beside.exists():
         _remove(beside)
-    beside.mkdir(parents=True)
     begun = beside / output.name
-    io.create_output(
-        begun,
-        shape=image.shape,
-        channel_names=[o.name for o in model.outputs],
-        voxel_size_um=image.voxel_size_um,
-        dtype=np.uint8,
-        chunks=chunk,
-        attributes=facts,
-    )
-    io.create_labels(
-        begun,
-        "segmentation",
-        shape=image.shape,
-        dtype=np.uint8,
-        chunks=chunk,
-        voxel_size_um=image.voxel_size_um,
-        attributes={},
-    )
-    open_record(begun / ".fewslice", key, what=str(output))
-    begun.replace(output)
-    beside.rmdir()
+    try:
+        beside.mkdir(parents=True)
+        io.create_output(
+            begun,
+            shape=image.shape,
+            channel_names=[o.name for o in model.outputs],
+            voxel_size_um=image.voxel_size_um,
+            dtype=np.uint8,
+            chunks=chunk,
+            attributes=facts,
+        )
+        io.create_labels(
+            begun,
+            "segmentation",
+            shape=image.shape,
+            dtype=np.uint8,
+            chunks=chunk,
+            voxel_size_um=image.voxel_size_um,
+            attributes={},
+        )
+        open_record(begun / ".fewslice", key, what=str(output))
+        begun.replace(output)
+        beside.rmdir()
+    except BaseException as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, FewsliceError):
+            raise disk_error(error, output) from error
+        raise

@@ -71,6 +71,8 @@ def write_report(
     target = Path(output) if output is not None else content.runs[0].path / "report.html"
     if target.is_dir():
         raise InputError(f"{target} is a folder; give the name of the page, such as {target / 'report.html'}")
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{target} does not end in .html; give the page such a name")
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists; choose another name or allow it to be overwritten")
     target.parent.mkdir(parents=True, exist_ok=True)
