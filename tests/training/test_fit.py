@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,3 +178,34 @@ def test_monitoring_changes_nothing(tmp_path: Path) -> None:
     watched = _weights(tmp_path / "b", monitor=lambda stage, step: seen.append(step), monitor_every=10)  # type: ignore[arg-type]
     assert seen == [10, 20, 30]
     assert all(torch.equal(plain[k], watched[k]) for k in plain)
+
+
+def test_figures_are_those_of_the_weights_that_were_kept(tmp_path: Path) -> None:
+    """With keep=last the threshold is that of the last weights, not of better ones that were not kept."""
+    schedule = Schedule(validations=5, keep="last")
+    fitted = fit(
+        _stage(scores=[0.1, 0.9, 0.3, 0.2, 0.4], schedule=schedule), RunFolder(tmp_path), steps=30, seed=3, hardware=CPU
+    )
+    assert fitted.validation is not None and fitted.validation["step"] == 30 and fitted.validation["dice"] == 0.4
+    plain = _weights(tmp_path / "plain")
+    assert all(torch.equal(fitted.weights["network"][k], plain[k]) for k in plain)
+
+
+def test_threads_that_prepare_batches_leave_the_number_of_threads_alone(tmp_path: Path) -> None:
+    """What is started after training, and training in another thread, may use all of them."""
+    found: list[int] = []
+
+    def elsewhere() -> None:
+        fit(_stage(), RunFolder(tmp_path), steps=2, seed=0, hardware=CPU)
+        found.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for work in (elsewhere, lambda: found.append(torch.get_num_threads())):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert found == [3, 3]

@@ -114,6 +114,7 @@ class _Progress:
     best: Weights = field(default_factory=dict)
     best_score: float = -math.inf
     best_figures: dict[str, Any] | None = None
+    last_figures: dict[str, Any] | None = None
     since_best: int = 0
 
 
@@ -214,11 +215,13 @@ def fit(
             last_checkpoint = time.monotonic()
     loaded.close()
     stage.modules.update(originals)
-    chosen = progress.best if progress.best and stage.schedule.keep == "best" else progress.averaged
-    fitted = Fitted(chosen or _copy(originals), progress.step, progress.best_figures if progress.best else None)
+    if progress.best and stage.schedule.keep == "best":
+        fitted = Fitted(progress.best, progress.step, progress.best_figures)
+    else:
+        fitted = Fitted(progress.averaged or _copy(originals), progress.step, progress.last_figures)
     if fabric.is_global_zero:
-        _write_tensors(result, {"weights": fitted.weights, "steps": fitted.steps, "validation": fitted.validation})
         write_json(folder / "result.json", {"steps": fitted.steps, "validation": fitted.validation})
+        _write_tensors(result, {"weights": fitted.weights, "steps": fitted.steps, "validation": fitted.validation})
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     fabric.barrier()
     _load(originals, fitted.weights)
@@ -227,12 +230,12 @@ def fit(
 
 
 def measure_seconds_per_step(stage: Stage, hardware: Hardware, *, count: int = 6) -> float:
-    """Measure how long one step of a stage takes, leaving its weights and optimisers as they were.
+    """Measure how long one step of a stage takes.
 
     Parameters
     ----------
     stage
-        The stage; a throwaway one, since its optimisers' state is filled.
+        A throwaway one: its weights change and its optimisers' state is filled.
     hardware
         Device, precision, threads.
     count
@@ -295,17 +298,21 @@ def _ahead(
     def prepare(step: int) -> Batch:
         return batches(step * world + rank)
 
-    with ThreadPoolExecutor(loaders, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting: list[Future[Batch]] = [pool.submit(prepare, s) for s in range(first, min(first + ahead, steps))]
-        try:
-            for step in range(first, steps):
-                batch = waiting.pop(0).result()
-                if step + ahead < steps:
-                    waiting.append(pool.submit(prepare, step + ahead))
-                yield step, batch.to(fabric.device)
-        finally:
-            for future in waiting:
-                future.cancel()
+    threads = torch.get_num_threads()  # asked here, before a loader's own number becomes that of every new thread
+    try:
+        with ThreadPoolExecutor(loaders, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting: list[Future[Batch]] = [pool.submit(prepare, s) for s in range(first, min(first + ahead, steps))]
+            try:
+                for step in range(first, steps):
+                    batch = waiting.pop(0).result()
+                    if step + ahead < steps:
+                        waiting.append(pool.submit(prepare, step + ahead))
+                    yield step, batch.to(fabric.device)
+            finally:
+                for future in waiting:
+                    future.cancel()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _set_learning_rates(stage: Stage, peak: dict[str, list[float]], step: int, steps: int) -> None:
@@ -381,9 +388,10 @@ def _validate(stage: Stage, modules: Mapping[str, nn.Module], progress: _Progres
             }
         )
         progress.since_best += 1
+        progress.last_figures = {"step": progress.step, "score": found.score, **found.figures}
         if found.score > progress.best_score:
             progress.best_score, progress.since_best = found.score, 0
-            progress.best_figures = {"step": progress.step, "score": found.score, **found.figures}
+            progress.best_figures = progress.last_figures
             progress.best = _copy(modules)
     patience = stage.schedule.patience
     return patience is not None and progress.since_best >= patience
