@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from fewslice.data import augmentation
 from fewslice.data.normalisation import Normalisation, fit_normalisation
-from fewslice.data.patches import PatchSampler, TrainingVolume
+from fewslice.data.patches import PatchSampler, TrainingVolume, cached
 from fewslice.errors import InputError
 from fewslice.volume import Volume
 
@@ -172,3 +173,25 @@ def test_constant_images_are_normalised_to_zero() -> None:
     """No division by zero."""
     out = fit_normalisation([Volume.from_array(np.full((1, 2, 4, 4), 7, np.uint8))]).apply(np.full((1, 1, 4, 4), 7))
     assert (out == 0).all()
+
+
+def test_volumes_are_kept_in_memory_while_there_is_room() -> None:
+    """The limit is for all of them together; what does not fit stays on disk and gives the same patches."""
+
+    class Lazy:
+        def __init__(self, values: np.ndarray) -> None:
+            self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+        def __getitem__(self, index: Any) -> np.ndarray:
+            return self.values[index]
+
+    def lazy() -> TrainingVolume:
+        known = _volume()
+        return replace(known, image=replace(known.image, array=Lazy(known.image.read())))
+
+    size = 6 * 10 * 12 * 4
+    kept = cached([lazy(), lazy(), lazy()], limit=2 * size)
+    assert [isinstance(v.image.array, np.ndarray) for v in kept] == [True, True, False]
+    assert torch.equal(_sampler(kept[0]).batch(1).image, _sampler(kept[2]).batch(1).image)
+    in_memory = _volume()
+    assert cached([in_memory], limit=0)[0].image.array is in_memory.image.array

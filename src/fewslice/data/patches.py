@@ -1,13 +1,14 @@
 """Patches for training, each a pure function of the seed and the step, so that a resumed run sees the same ones.
 
 1. `TrainingVolume` joins an image with what is known of it: annotation, and beside it pseudo-labels.
-2. `Candidates` remembers where patches may be drawn: a bounded sample of the known voxels, by class.
+2. `_Candidates` remembers where patches may be drawn: a bounded sample of the known voxels, by class.
 3. `PatchSampler.batch(step)` draws, reads, normalises and augments one batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -21,7 +22,7 @@ from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.volume import Volume
 
-__all__ = ["Batch", "PatchSampler", "TrainingVolume"]
+__all__ = ["Batch", "PatchSampler", "TrainingVolume", "cached"]
 
 _CANDIDATES_PER_CLASS = 2**18
 _PLANES_SCANNED = 256
@@ -55,23 +56,35 @@ class TrainingVolume:
     pseudo_weight: float = 0.0
     hidden: NDArray[np.bool_] | None = None
 
-    def cached(self) -> TrainingVolume:
-        """Return the same with image and pseudo-labels in memory, if they are small enough (2 GiB each)."""
-        return TrainingVolume(
-            _in_memory(self.image),
-            self.labels,
-            self.annotated,
-            _in_memory(self.pseudo_labels) if self.pseudo_labels is not None else None,
-            self.pseudo_weight,
-            self.hidden,
+
+def cached(volumes: Iterable[TrainingVolume], *, limit: int = _CACHE_BYTES) -> list[TrainingVolume]:
+    """Return the same volumes, with images and pseudo-labels in memory as long as there is room.
+
+    Parameters
+    ----------
+    volumes
+        Read from disk or in memory.
+    limit
+        Bytes that all copies together may take; by default 2 GiB. What does not fit is read patch by patch.
+    """
+    room = limit
+
+    def kept(data: Volume) -> Volume:
+        nonlocal room
+        size = data.channels * math.prod(data.shape) * data.dtype.itemsize
+        if isinstance(data.array, np.ndarray) or size > room:
+            return data
+        room -= size
+        return replace(data, array=data.read())
+
+    return [
+        replace(
+            volume,
+            image=kept(volume.image),
+            pseudo_labels=None if volume.pseudo_labels is None else kept(volume.pseudo_labels),
         )
-
-
-def _in_memory(volume: Volume) -> Volume:
-    size = volume.channels * int(np.prod(volume.shape)) * volume.dtype.itemsize
-    if size > _CACHE_BYTES:
-        return volume
-    return replace(volume, array=volume.read())
+        for volume in volumes
+    ]
 
 
 @dataclass(frozen=True)

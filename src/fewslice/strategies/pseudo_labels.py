@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fewslice import io
-from fewslice.data.patches import TrainingVolume
+from fewslice.data.patches import TrainingVolume, cached
 from fewslice.errors import InputError
 from fewslice.model import Model, model_hash
 from fewslice.prediction.blockwise import predict_volume
@@ -104,9 +104,11 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
             lambda: segmentation_stage(task, "teacher", config.teacher, known),
         )
     }
-    for alpha in config.alphas:
-        out[student_name(config, alpha)] = (each, lambda: segmentation_stage(task, "student", config.student, known))
-    return out
+
+    def student() -> Stage:
+        return segmentation_stage(task, "student", config.student, known)
+
+    return out | {student_name(config, alpha): (each, student) for alpha in config.alphas}
 
 
 def student_name(config: Config, alpha: float) -> str:
@@ -157,7 +159,7 @@ def infer(teacher: Model, task: Task) -> Sequence[Volume]:
 
 def joined(task: Task, pseudo_labels: Sequence[Volume], alpha: float) -> list[TrainingVolume]:
     """Join ground truth and pseudo-labels of every sample; held-out voxels stay unseen."""
-    return [
+    return cached(
         TrainingVolume(
             image=sample.image,
             labels=sample.annotation.classes if sample.annotation is not None else None,
@@ -165,8 +167,8 @@ def joined(task: Task, pseudo_labels: Sequence[Volume], alpha: float) -> list[Tr
             pseudo_labels=inferred,
             pseudo_weight=alpha,
             hidden=hidden if hidden is not None and np.any(hidden) else None,
-        ).cached()
+        )
         for sample, mask, hidden, inferred in zip(
             task.samples, task.train_masks, task.validation_masks, pseudo_labels, strict=True
         )
-    ]
+    )

@@ -20,8 +20,9 @@ def steps_for_minutes(
     Parameters
     ----------
     stages
-        Name → (share of the budget, function that makes a stage of the same cost). Shares may sum to less than 1: the
-        rest is for what happens between stages.
+        Name → (share of the budget, function that makes a stage of the same cost; the same function for stages of the
+        same cost, which is then measured once). Shares may sum to less than 1: the rest is for what happens between
+        stages.
     minutes
         For all stages together, prediction between them included.
     hardware

@@ -148,8 +148,9 @@ def resolved(config: SegmentationConfig, task: Task) -> SegmentationConfig:
     divisor = _divisor(network, axis)
     fitting = tuple(p // d * d for p, d in zip(patch, divisor, strict=True))
     if min(fitting) < 1:
+        small = min(task.samples, key=lambda s: min(n / d for n, d in zip(s.image.shape, divisor, strict=True)))
         raise InputError(
-            f"the smallest image {smallest} (z, y, x) is below the {divisor} that the network needs; "
+            f"{small.image.source} {small.image.shape} (z, y, x) is below the {divisor} that the network needs; "
             "set a smaller network.depth or give larger images"
         )
     if asked is not None and fitting != patch:
@@ -341,6 +342,12 @@ class HeldOut:
             views=1,
         )
         self.tiles = self._tiles() if task.has_validation else []
+        used = {tile.sample for tile in self.tiles}
+        self.truth = {
+            index: sample.annotation.classes
+            for index, sample in enumerate(task.samples)
+            if sample.annotation is not None and index in used
+        }
 
     def _tiles(self) -> list[_Tile]:
         inner = tuple(1 if self.dims == 2 and a == self.axis else 2 * p for a, p in enumerate(self.patch))
@@ -385,10 +392,10 @@ class HeldOut:
         for tile in self.tiles:
             sample = self.task.samples[tile.sample]
             mask = self.task.validation_masks[tile.sample]
-            assert sample.annotation is not None and mask is not None
+            assert mask is not None
             p = model.probabilities(sample.image.read(tile.read))[(slice(None), *tile.crop.slices)]
             known = mask[tile.inner.slices]
-            truth = sample.annotation.classes[tile.inner.slices][known]
+            truth = self.truth[tile.sample][tile.inner.slices][known]
             foreground = p.sum(0)[known]
             found = np.where(foreground >= 0.5, p.argmax(0)[known] + 1, 0)
             matrix += semantic.confusion(found, truth, classes=classes)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewslice.data.normalisation import Method, Normalisation, fit_normalisation
-from fewslice.data.patches import TrainingVolume
+from fewslice.data.patches import TrainingVolume, cached
 from fewslice.data.samples import Sample
 from fewslice.data.splits import annotated_axis
 from fewslice.errors import InputError
@@ -91,11 +91,11 @@ class Task:
 
     def annotated_volumes(self) -> list[TrainingVolume]:
         """Return the annotated samples with what training may use of them, nothing else known."""
-        return [
-            TrainingVolume(sample.image, sample.annotation.classes, mask).cached()
+        return cached(
+            TrainingVolume(sample.image, sample.annotation.classes, mask)
             for sample, mask in zip(self.samples, self.train_masks, strict=True)
             if sample.annotation is not None and mask is not None
-        ]
+        )
 
     def plane_axis(self) -> int:
         """Return the axis (0, 1, 2 = z, y, x) along which planes were annotated.
