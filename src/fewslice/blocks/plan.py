@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from fewslice.errors import InputError
@@ -49,7 +50,12 @@ def choose_block(shape: Sequence[int], halo: Sequence[int], chunk: Sequence[int]
     read_voxels
         The most that one block may read, context included; a single chunk is always allowed.
     """
-    choices = [[chunk[a] * n for n in range(1, -(-shape[a] // chunk[a]) + 1)] for a in range(len(shape))]
+    smallest = [min(c + 2 * m, extent) for c, m, extent in zip(chunk, halo, shape, strict=True)]
+    choices = []
+    for one, margin, extent, read in zip(chunk, halo, shape, smallest, strict=True):
+        others = math.prod(smallest) // read  # what a single chunk reads along the other axes
+        sizes = range(one, extent + one, one)
+        choices.append([s for s in sizes if s == one or min(s + 2 * margin, extent) * others <= read_voxels])
     best, least = tuple(chunk), float("inf")
     for block in itertools.product(*choices):
         largest, total = 1, 1
