@@ -50,8 +50,8 @@ ALPHAS = {"phantom": (0.1, 0.25, 0.5, 1.0)}
 _ALPHA_PLANES = (1, 2)
 
 BUDGETS: dict[str, dict[str, int]] = {
-    "full": {"cnn_2d": 3000, "unet": 1500, "3d": 1500},
-    "quick": {"cnn_2d": 200, "unet": 300, "3d": 300},
+    "full": {"cnn_2d": 800, "unet": 1500, "3d": 3000},
+    "quick": {"cnn_2d": 200, "unet": 300, "3d": 900},
 }
 """Steps of the published 2D network, of the 2D U-Net, and of the 3D networks (sparse and student alike)."""
 
@@ -90,7 +90,8 @@ def recipe(setting: str, arm: str, alpha: float | None, tier: str) -> tuple[dict
         case "sparse_3d":
             return volume, {"segment": steps["3d"]}
         case _:
-            settings = {"teacher": planes, "student": volume, "alpha": alpha, "targets": "soft"}
+            student = {**volume, "loss": "cross_entropy"}  # as the paper's; soft targets stay calibrated under it
+            settings = {"teacher": planes, "student": student, "alpha": alpha, "targets": "soft"}
             return settings, {"teacher": steps[ARMS[arm].network], "student": steps["3d"]}
 
 
