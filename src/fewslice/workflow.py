@@ -301,11 +301,8 @@ def predict(
         if prediction.already_finished:
             if listener is not None:
                 listener({"event": "note", "note": f"{target} is finished; nothing to do"})
-        elif run_folder != model_folder:
-            append_line(
-                run_folder / "results.jsonl",
-                {"kind": "prediction", "output": str(target.resolve()), "image": volume.source},
-            )
+        if run_folder != model_folder:
+            _note_prediction(run_folder, target, volume.source)
     if failed:
         raise PartialError(
             f"{failed} blocks could not be predicted and stay 0; mend the image and run the same command again"
@@ -507,6 +504,15 @@ def _voxel_factor(
             "or predict with --resample"
         )
     return (z, y, x)
+
+
+def _note_prediction(run_folder: Path, output: Path, source: str) -> None:
+    """Add a prediction to the results of its run, once, also where a kill came between the two."""
+    from fewslice.training.run_folder import read_lines
+
+    entry = {"kind": "prediction", "output": str(output.resolve()), "image": source}
+    if entry not in read_lines(run_folder / "results.jsonl"):
+        append_line(run_folder / "results.jsonl", entry)
 
 
 def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
