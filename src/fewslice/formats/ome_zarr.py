@@ -455,7 +455,7 @@ def _reopen(folder: Path, axes: str) -> OutputStore:
 
     if not ngff.is_zarr(folder / "0"):
         raise InputError(f"{folder} is not a store that can be written on; choose another output")
-    for left in (folder / "0").rglob("*.partial"):
+    for left in (*(folder / "0").rglob("*.partial"), *folder.glob(".*.part")):
         left.unlink(missing_ok=True)
     array = zarr.open_array(folder / "0", mode="r+")
     if array.ndim != len(axes):
