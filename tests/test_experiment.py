@@ -52,7 +52,7 @@ def test_the_identity_is_that_of_the_request() -> None:
     """The order in which settings were given is no difference; every value is one."""
     first = Experiment(strategy="slices_2d", settings={"views": 1, "foreground": 0.4})
     assert first.identity() == Experiment(strategy="slices_2d", settings={"foreground": 0.4, "views": 1}).identity()
-    changed = [{"seed": 8}, {"background": None}, {"settings": {}}, {"steps": 3}, {"planes": ()}]
+    changed: list[dict[str, Any]] = [{"seed": 8}, {"background": None}, {"settings": {}}, {"steps": 3}, {"planes": ()}]
     identities = {Experiment(**(FULL | change)).identity() for change in ({}, *changed)}
     assert len(identities) == 1 + len(changed)
 

@@ -134,10 +134,11 @@ def resolved(config: SegmentationConfig, task: Task) -> SegmentationConfig:
         )
     asked = config.patch
     patch = asked or _default_patch(smallest, voxel, dims, axis)
-    if axis is not None and asked is not None:
-        in_plane = [*patch]
-        in_plane[axis] = 1
-        patch = (in_plane[0], in_plane[1], in_plane[2])
+    if axis is not None and patch[axis] != 1:
+        raise InputError(
+            f"patch {patch} (z, y, x) is {patch[axis]} thick along {'zyx'[axis]}, but a 2D network learns the planes of "
+            "that axis one by one; set 1 there"
+        )
     for sample in task.samples:
         if any(p > s for p, s in zip(patch, sample.image.shape, strict=True)):
             raise InputError(
