@@ -65,7 +65,8 @@ def demo(
         Called with progress events.
     """
     folder = Path(output)
-    known = {"train.ome.zarr", "train_labels.tif", "test.ome.zarr", "test_labels.tif", "runs", "report.html", "figures"}
+    known = {"runs", "predictions", "report.html", "figures"}
+    known |= {f"{name}{kind}" for name in ("train", "test") for kind in (".ome.zarr", "_labels.tif")}
     strangers = sorted(p.name for p in folder.iterdir() if p.name not in known) if folder.is_dir() else []
     if strangers or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder} holds {', '.join(strangers[:3]) or 'a file'}; choose an empty folder with -o")
@@ -83,7 +84,7 @@ def demo(
             minutes=minutes * share,
         )
         run = workflow.train(experiment, folder / "runs" / strategy, overwrite=overwrite, listener=listener)
-        target = run / "test.ome.zarr"
+        target = folder / "predictions" / f"{strategy}.ome.zarr"
         workflow.predict(run, [str(folder / "test.ome.zarr")], target, overwrite=overwrite, listener=listener)
         scores = workflow.evaluate(target, folder / "test_labels.tif")
         found = _count(io.open_labels(target / "labels" / "segmentation").read()[0])

@@ -298,9 +298,8 @@ def predict(
         for item, reason in prediction.outcome.failed:
             if listener is not None:
                 listener({"event": "block_failed", "image": volume.source, "block": list(item.index), "reason": reason})
-        if prediction.already_finished:
-            if listener is not None:
-                listener({"event": "note", "note": f"{target} is finished; nothing to do"})
+        if prediction.already_finished and listener is not None:
+            listener({"event": "note", "note": f"{target} is finished; nothing to do"})
         if run_folder != model_folder:
             _note_prediction(run_folder, target, volume.source)
     if failed:

@@ -195,3 +195,11 @@ def test_volumes_are_kept_in_memory_while_there_is_room() -> None:
     assert torch.equal(_sampler(kept[0]).batch(1).image, _sampler(kept[2]).batch(1).image)
     in_memory = _volume()
     assert cached([in_memory], limit=0)[0].image.array is in_memory.image.array
+
+
+@pytest.mark.parametrize("method", ["robust", "unit"])
+def test_the_unit_of_intensity_does_not_matter(method: Any) -> None:
+    """Faint images, of 1e-10 or so, are normalised as bright ones are."""
+    values = np.random.default_rng(0).normal(500, 50, (2, 4, 16, 16))
+    found = [fit_normalisation([Volume.from_array(values * unit)], method).apply(values * unit) for unit in (1, 1e-12)]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)

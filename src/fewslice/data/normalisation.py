@@ -19,6 +19,7 @@ Method = Literal["robust", "unit"]
 
 _PLANES = 16
 _VALUES = 2**20
+_ROUNDED_FROM = 1e-3
 _CHECKED_BYTES = 2**31
 
 
@@ -83,8 +84,10 @@ def fit_normalisation(images: Sequence[Volume], method: Method = "robust") -> No
         if spread <= 0:
             low, high = float(values.min()), float(values.max())
             spread = high - low or 1.0
-        offsets.append(round(median if method == "robust" else low, 6))
-        scales.append(round(spread / 4.0 if method == "robust" else spread, 9))
+        offset, scale = (median, spread / 4.0) if method == "robust" else (low, spread)
+        rounded = spread >= _ROUNDED_FROM  # for people who read model.json; nothing of a faint image would be left
+        offsets.append(round(offset, 6) if rounded else offset)
+        scales.append(round(scale, 9) if rounded else scale)
     return Normalisation(method, tuple(offsets), tuple(scales))
 
 

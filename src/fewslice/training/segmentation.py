@@ -136,7 +136,7 @@ def resolved(config: SegmentationConfig, task: Task) -> SegmentationConfig:
     patch = asked or _default_patch(smallest, voxel, dims, axis)
     if axis is not None and patch[axis] != 1:
         raise InputError(
-            f"patch {patch} (z, y, x) is {patch[axis]} thick along {'zyx'[axis]}, but a 2D network learns the planes of "
+            f"patch {patch} (z, y, x) is {patch[axis]} thick along {'zyx'[axis]}, but a 2D network learns planes of "
             "that axis one by one; set 1 there"
         )
     for sample in task.samples:
