@@ -57,11 +57,12 @@ def fewslice(command: str, environment: dict[str, str]) -> Fewslice:
 
 @pytest.fixture(scope="session")
 def done(fewslice: Fewslice) -> Fewslice:
-    """Run the command, which must succeed and say nothing on standard error."""
+    """Run the command, which must end as expected, and say nothing on standard error if that is well."""
 
-    def run(folder: Path, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(folder: Path, *arguments: str | Path, expect: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
         result = fewslice(folder, *arguments, **options)
-        assert (result.returncode, result.stderr) == (0, ""), f"{arguments}: {result.stderr}\n{result.stdout}"
+        said = f"{[str(a) for a in arguments]}: {result.stderr}\n{result.stdout}"
+        assert result.returncode == expect and bool(result.stderr) == bool(expect), said
         return result
 
     return run
