@@ -29,6 +29,7 @@ from fewslice.model import Model, NetworkStep, build_network
 from fewslice.training.fit import Fitted
 from fewslice.training.stage import Schedule, Stage, Validation
 from fewslice.training.task import Task
+from fewslice.volume import Volume
 
 __all__ = ["SegmentationConfig", "finished_model", "resolved", "segmentation_stage"]
 
@@ -472,7 +473,8 @@ def finished_model(task: Task, config: SegmentationConfig, fitted: Fitted, *, st
 def measured_halo(model: Model, task: Task) -> Triple:
     """Find the smallest halo that changes |p| by at most 0.01 on 99.9 % of the voxels of a training block.
 
-    The reference is the same block with the full receptive field around it, or as much of it as the image has.
+    The reference is the same block with the full receptive field around it, or twice the patch where that is less.
+    Where the image ends before, it is continued by its mirror image: a small image must not make the halo small.
     """
     full = model.receptive_halo
     divisor = model.divisor
@@ -483,10 +485,10 @@ def measured_halo(model: Model, task: Task) -> Triple:
     limit = tuple(min(f, max(2 * p, 32)) for f, p in zip(full, model.patch, strict=True))
 
     def predict(halo: Sequence[int]) -> NDArray[np.float32]:
-        grown = inner.grow(halo).clip(image.shape)
+        grown = inner.grow(halo)
         read = Box(tuple(a // d * d for a, d in zip(grown.start, divisor, strict=True)), grown.stop)
         crop = inner.shift(tuple(-a for a in read.start))
-        return model.probabilities(image.read(read))[(slice(None), *crop.slices)]
+        return model.probabilities(_read_mirrored(image, read))[(slice(None), *crop.slices)]
 
     model.to(task.hardware.torch_device())
     reference = predict(limit)
@@ -495,3 +497,17 @@ def measured_halo(model: Model, task: Task) -> Triple:
         if float((np.abs(predict(halo) - reference) <= 0.01).mean()) >= 0.999:
             return (halo[0], halo[1], halo[2])
     return full
+
+
+def _read_mirrored(image: Volume, box: Box) -> NDArray[np.generic]:
+    """Read a box (c, z, y, x) that may reach beyond the image, which is mirrored about its outermost voxels there."""
+    places = []
+    for low, high, extent in zip(box.start, box.stop, image.shape, strict=True):
+        period = max(2 * (extent - 1), 1)
+        place = np.arange(low, high) % period
+        places.append(np.minimum(place, period - place) if extent > 1 else np.zeros_like(place))
+    inside = Box(tuple(int(p.min()) for p in places), tuple(int(p.max()) + 1 for p in places))
+    values = image.read(inside)
+    for axis, (place, start) in enumerate(zip(places, inside.start, strict=True)):
+        values = values.take(place - start, axis=1 + axis)
+    return values
