@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,21 +13,19 @@ from fewslice import io
 from fewslice.volume import Volume
 
 
-def test_two_processes_train_one_model(tmp_path: Path) -> None:
+def test_two_processes_train_one_model(tmp_path: Path, fewslice: Callable[..., Any]) -> None:
     """The first one alone logs and writes; both see every stage; prediction between the stages happens once."""
     values = np.random.default_rng(0).integers(0, 80, (8, 48, 48), dtype=np.uint8)
     labels = np.zeros((8, 48, 48), np.uint8)
     labels[:, 10:30, 12:34] = 1
     io.save_volume(tmp_path / "image.tif", Volume.from_array(values + 100 * labels, (1.0, 1.0, 1.0)))
     io.save_volume(tmp_path / "labels.tif", Volume.from_array(labels, (1.0, 1.0, 1.0)))
-    command = [shutil.which("fewslice") or "fewslice", "train", "image.tif", "--labels", "labels.tif"]
+    command = ["train", "image.tif", "--labels", "labels.tif"]
     command += ["--planes", "2,5", "--strategy", "pseudo_labels", "--steps", "3", "--validation", "none", "-o", "RUN"]
     command += ["--device", "cpu", "--devices", "2"]
     for network in ("teacher", "student"):
         command += ["--set", f"{network}.network.features=4", "--set", f"{network}.network.depth=2"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+    done = fewslice(tmp_path, *command)
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in (tmp_path / "RUN/log.jsonl").read_text().splitlines()]
     finished = [e["stage"] for e in events if e["event"] == "stage" and e["state"] == "finished"]
