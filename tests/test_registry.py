@@ -73,3 +73,9 @@ def test_listing_the_real_networks_loads_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"cnn_2d", "unet"} <= set(done.stdout.split())
+
+
+def test_a_kind_is_checked_without_import() -> None:
+    registry.check("networks", "unet")
+    with pytest.raises(InputError, match="did you mean 'unet'"):
+        registry.check("networks", "unett")

@@ -1,0 +1,57 @@
+"""Writing files: a reader sees all of a line or nothing, whatever a kill or a full disk left before."""
+
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewslice.errors import DiskError
+from fewslice.files import append_line, write_atomic
+
+
+def test_lines_are_appended(tmp_path: Path) -> None:
+    for number in range(3):
+        append_line(tmp_path / "log", {"n": number})
+    assert (tmp_path / "log").read_text() == '{"n": 0}\n{"n": 1}\n{"n": 2}\n'
+
+
+def test_a_cut_line_does_not_spoil_the_next(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text('{"n": 0}\n{"n": ')
+    append_line(tmp_path / "log", {"n": 2})
+    assert (tmp_path / "log").read_text() == '{"n": 0}\n{"n": \n{"n": 2}\n'
+
+
+class _Filling(io.FileIO):
+    """A file on a disk with room for five more bytes."""
+
+    def write(self, data: Any) -> int:
+        if len(data) > 5:
+            return super().write(data[:5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_line(tmp_path / "log", {"n": 0})
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda self, mode, buffering=-1: _Filling(self, "a+"))
+        with pytest.raises(DiskError, match="disk is full"):
+            append_line(tmp_path / "log", {"n": 1})
+    assert (tmp_path / "log").read_text() == '{"n": 0}\n'
+
+
+def test_atomic_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomic(tmp_path / "file", "old")
+    with monkeypatch.context() as patched:
+
+        def refuse(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patched.setattr("os.fsync", refuse)
+        with pytest.raises(DiskError, match="disk is full"):
+            write_atomic(tmp_path / "file", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
