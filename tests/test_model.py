@@ -136,6 +136,13 @@ def test_with_all_views_prediction_commutes_with_flips_and_rotation() -> None:
     assert np.abs(other - np.rot90(plain.probabilities(x, bfloat16=False), axes=(2, 3))).max() > 1e-3
 
 
+def test_right_angle_views_are_left_out_where_pixels_are_not_square() -> None:
+    """A 2D model of z-x planes, with z twice x, gives with 8 views what it gives with 4."""
+    eight, four = make(2, views=8, plane_axis=1), make(2, views=4, plane_axis=1)
+    x = image(shape=(16, 4, 16))
+    np.testing.assert_array_equal(eight.probabilities(x, bfloat16=False), four.probabilities(x, bfloat16=False))
+
+
 def test_loading_runs_no_code_from_the_file(tmp_path: Path) -> None:
     """A pickle in the place of the weights is refused, not opened."""
     make().save(tmp_path)

@@ -55,7 +55,8 @@ class NetworkStep(_Frozen):
     plane_axis
         For 2D networks, the axis (0, 1, 2 = z, y, x) along which planes are stacked.
     views
-        In-plane views averaged at prediction: 1, 4 (flips) or 8 (flips and right-angle rotations).
+        In-plane views averaged at prediction: 1, 4 (flips) or 8 (flips and right-angle rotations, where pixels are
+        square; elsewhere the 4 flips).
     """
 
     network: dict[str, Any]
@@ -180,6 +181,14 @@ class Model:
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         return self
 
+    def _views(self, step: NetworkStep) -> int:
+        """Return the step's views, but no right-angle turns where pixels of the plane are not square."""
+        axis = step.plane_axis if self.networks[self.steps.index(step)].dims == 2 else 0
+        if step.views < 8 or self.voxel_size_um is None:
+            return step.views
+        across, along = (size for a, size in enumerate(self.voxel_size_um) if a != axis)
+        return 8 if abs(across / along - 1) <= 0.1 else 4
+
     def check_channels(self, channels: int, source: str) -> None:
         """Refuse an image with another number of channels than the model was trained on.
 
@@ -224,7 +233,7 @@ class Model:
         x = _pad_to(x, self.divisor)
         with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
             for step, network in zip(self.steps, self.networks, strict=True):
-                x = _run_step(step, network, x)
+                x = _run_step(step, network, x, self._views(step))
         x = x[0, :, : extent[0], : extent[1], : extent[2]]
         return np.ascontiguousarray(x.float().cpu().numpy())
 
@@ -386,14 +395,14 @@ def _pad_to(x: torch.Tensor, divisor: Triple) -> torch.Tensor:
     return nn.functional.pad(x, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
 
 
-def _run_step(step: NetworkStep, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _run_step(step: NetworkStep, network: nn.Module, x: torch.Tensor, views: int) -> torch.Tensor:
     """Run one network over (1, c, z, y, x) and return foreground probabilities (1, k, z, y, x)."""
     if network.dims == 3:
-        return _mean_of_views(network, x.contiguous(memory_format=torch.channels_last_3d), step.views)
+        return _mean_of_views(network, x.contiguous(memory_format=torch.channels_last_3d), views)
     planes = x.movedim(2 + step.plane_axis, 1)[0]  # (planes, c, h, w)
     group = max(1, 2**20 // (planes.shape[-1] * planes.shape[-2]))
     done = [
-        _mean_of_views(network, part.contiguous(memory_format=torch.channels_last), step.views)
+        _mean_of_views(network, part.contiguous(memory_format=torch.channels_last), views)
         for part in planes.split(group)
     ]
     return torch.cat(done)[None].movedim(1, 2 + step.plane_axis)

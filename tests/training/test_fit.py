@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from torch import nn
 
 from fewslice.data.patches import Batch
 from fewslice.errors import FewsliceError
-from fewslice.training.fit import Hardware, fit, learning_rate_factor, measure_seconds_per_step
+from fewslice.training.fit import Hardware, fit, learning_rate_factor, measure_cost
 from fewslice.training.run_folder import RunFolder, read_lines
 from fewslice.training.stage import Schedule, Stage, Validation
 
@@ -167,8 +169,20 @@ def test_learning_rate_schedules() -> None:
 
 
 def test_the_probe_measures_a_step() -> None:
-    """A positive time; the module can be trained afterwards."""
-    assert measure_seconds_per_step(_stage(), CPU, count=3) > 0
+    """Waiting for batches counts, and so does the time of a validation."""
+
+    def slow(step: int) -> Batch:
+        time.sleep(0.05)
+        return fast.batches(step)
+
+    def validate(stage: Stage) -> Validation:
+        time.sleep(0.1)
+        return Validation(0.0)
+
+    fast = _stage()
+    stage = dataclasses.replace(_stage(), batches=slow, validate=validate)
+    cost = measure_cost(stage, CPU, count=3)
+    assert cost.step > 0.045 and 0.1 <= cost.validation < 1.0
 
 
 def test_monitoring_changes_nothing(tmp_path: Path) -> None:

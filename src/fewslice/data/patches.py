@@ -305,7 +305,8 @@ def _pseudo_candidates(volume: TrainingVolume, classes: int, draw: np.random.Gen
             found[volume.hidden[z]] = -1
         return found
 
-    return _gather(planes, classes, draw, classify)
+    found = _gather(planes, classes, draw, classify)
+    return _Candidates(found.voxels, tuple(round(count * depth / len(planes)) for count in found.counts))
 
 
 def _gather(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fewslice.training.fit import Hardware, measure_seconds_per_step
+from fewslice.training.fit import Cost, Hardware, measure_cost
 from fewslice.training.stage import Stage
 
 __all__ = ["steps_for_minutes"]
@@ -15,7 +15,9 @@ _LEAST_STEPS = 10
 def steps_for_minutes(
     stages: Mapping[str, tuple[float, Callable[[], Stage]]], minutes: float, hardware: Hardware
 ) -> dict[str, int]:
-    """Time a few steps of every stage and share the minutes out.
+    """Time a few steps and a validation of every stage and share the minutes out.
+
+    Validations take at most half of a stage's share; where they would take more, the stage overruns it.
 
     Parameters
     ----------
@@ -33,10 +35,13 @@ def steps_for_minutes(
     dict
         Steps by stage, at least 10 each.
     """
-    measured: dict[Callable[[], Stage], float] = {}
+    measured: dict[Callable[[], Stage], tuple[Cost, int]] = {}
     steps = {}
     for name, (share, make) in stages.items():
         if make not in measured:
-            measured[make] = measure_seconds_per_step(make(), hardware)
-        steps[name] = max(_LEAST_STEPS, int(minutes * 60.0 * share / measured[make]))
+            stage = make()
+            measured[make] = measure_cost(stage, hardware), stage.schedule.validations
+        cost, validations = measured[make]
+        for_steps = max(0.5 * minutes * 60.0 * share, minutes * 60.0 * share - validations * cost.validation)
+        steps[name] = max(_LEAST_STEPS, int(for_steps / cost.step))
     return steps

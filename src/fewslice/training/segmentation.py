@@ -343,7 +343,7 @@ class HeldOut:
             plane_axis=self.axis,
             views=1,
         )
-        self.tiles = self._tiles() if task.has_validation else []
+        self.tiles = self._tiles(config) if task.has_validation else []
         used = {tile.sample for tile in self.tiles}
         self.truth = {
             index: sample.annotation.classes
@@ -351,25 +351,32 @@ class HeldOut:
             if sample.annotation is not None and index in used
         }
 
-    def _tiles(self) -> list[_Tile]:
+    def _model(self, network: nn.Module) -> Model:
+        return Model([self.step], [network], normalisation=self.normalisation, class_values=self.task.class_values)
+
+    def _tiles(self, config: SegmentationConfig) -> list[_Tile]:
+        """Cut the held-out planes into tiles that are read with the network's halo, but at most a patch of it."""
+        model = self._model(build_network(config.network, self.task.channels, self.task.classes + 1))
         inner = tuple(1 if self.dims == 2 and a == self.axis else 2 * p for a, p in enumerate(self.patch))
-        context = tuple(0 if self.dims == 2 and a == self.axis else p // 4 for a, p in enumerate(self.patch))
+        context = tuple(min(halo, p) for halo, p in zip(model.receptive_halo, self.patch, strict=True))
         tiles = []
         for index, mask in enumerate(self.task.validation_masks):
             if mask is None or not mask.any():
                 continue
-            for block in cover(mask.shape, inner, context):
+            for block in cover(mask.shape, inner, context, model.divisor):
                 known = mask[block.write.slices]
                 if not known.any():
                     continue
-                # Only as deep as the held-out planes: a 3D tile around one plane is read a patch high, not twice.
-                if self.dims == 3:
-                    planes = np.flatnonzero(known.any(axis=(1, 2))) + block.write.start[0]
-                    low, high = int(planes.min()), int(planes.max()) + 1
-                    write = Box((low, *block.write.start[1:]), (high, *block.write.stop[1:]))
-                    read = write.grow((self.patch[0] // 2, *context[1:])).clip(mask.shape)
-                else:
-                    write, read = block.write, block.read
+                write = block.write
+                if self.dims == 3:  # only as deep as the held-out planes
+                    planes = np.flatnonzero(known.any(axis=(1, 2))) + write.start[0]
+                    write = Box(
+                        (int(planes.min()), *write.start[1:]),
+                        (int(planes.max()) + 1, *write.stop[1:]),
+                    )
+                grown = write.grow(context).clip(mask.shape)
+                start = tuple(low // d * d for low, d in zip(grown.start, model.divisor, strict=True))
+                read = Box(start, grown.stop)
                 tiles.append(_Tile(index, read, write, write.shift(tuple(-v for v in read.start))))
         order = np.random.default_rng([self.task.seed, 3]).permutation(len(tiles))
         chosen: list[_Tile] = []
@@ -388,7 +395,7 @@ class HeldOut:
         network = stage.modules["network"]
         bare = getattr(network, "module", network)
         classes = self.task.classes
-        model = Model([self.step], [bare], normalisation=self.normalisation, class_values=self.task.class_values)
+        model = self._model(bare)
         matrix = np.zeros((classes + 1, classes + 1), dtype=np.int64)
         histogram = np.zeros((2, _THRESHOLDS + 1), dtype=np.int64)
         for tile in self.tiles:
