@@ -20,12 +20,10 @@ def test_two_processes_train_one_model(tmp_path: Path, fewslice: Callable[..., A
     labels[:, 10:30, 12:34] = 1
     io.save_volume(tmp_path / "image.tif", Volume.from_array(values + 100 * labels, (1.0, 1.0, 1.0)))
     io.save_volume(tmp_path / "labels.tif", Volume.from_array(labels, (1.0, 1.0, 1.0)))
-    command = ["train", "image.tif", "--labels", "labels.tif"]
-    command += ["--planes", "2,5", "--strategy", "pseudo_labels", "--steps", "3", "--validation", "none", "-o", "RUN"]
-    command += ["--device", "cpu", "--devices", "2"]
-    for network in ("teacher", "student"):
-        command += ["--set", f"{network}.network.features=4", "--set", f"{network}.network.depth=2"]
-    done = fewslice(tmp_path, *command)
+    settings = [f"{network}.network.{name}" for network in ("teacher", "student") for name in ("features=4", "depth=2")]
+    command = ["train", "image.tif", "--labels", "labels.tif", "--planes", "2,5", "--strategy", "pseudo_labels"]
+    command += ["--steps", "3", "--validation", "none", "--device", "cpu", "--devices", "2", "-o", "RUN"]
+    done = fewslice(tmp_path, *command, *(part for setting in settings for part in ("--set", setting)))
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in (tmp_path / "RUN/log.jsonl").read_text().splitlines()]
     finished = [e["stage"] for e in events if e["event"] == "stage" and e["state"] == "finished"]
