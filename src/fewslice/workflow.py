@@ -255,7 +255,6 @@ def predict(
 
     from fewslice.model import Model, model_hash
     from fewslice.prediction.blockwise import predict_volume
-    from fewslice.prediction.resampling import resampled
     from fewslice.training.fit import Hardware
 
     model = Model.load(model_folder)
@@ -282,7 +281,7 @@ def predict(
                 listener({"event": "block", "image": source, "done": done, "blocks": blocks})
 
         prediction = predict_volume(
-            model if factor is None else resampled(model, factor),
+            model,
             volume,
             target,
             model_id=model_hash(model_folder),
@@ -290,6 +289,7 @@ def predict(
             threshold=threshold,
             halo=model.receptive_halo if full_halo else None,
             block=block,
+            factor=factor,
             attributes={"run": str(run_folder.resolve()), "axes": axes, "channels": channels and list(channels)},
             overwrite=overwrite,
             progress=tell,

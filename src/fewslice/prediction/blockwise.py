@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from fewslice.errors import FewsliceError, InputError
 from fewslice.files import disk_error
 from fewslice.geometry import Block, Shape, cover
 from fewslice.model import Model
+from fewslice.prediction.resampling import Resampling
 from fewslice.prediction.whole import quantised, segment_probabilities
 from fewslice.volume import Volume
 
@@ -68,6 +70,7 @@ def predict_volume(
     threshold: float | None = None,
     halo: Shape | None = None,
     block: Shape | None = None,
+    factor: tuple[float, float, float] | None = None,
     attributes: dict[str, Any] | None = None,
     overwrite: bool = False,
     pyramids: bool = True,
@@ -90,9 +93,11 @@ def predict_volume(
     threshold
         Foreground threshold, 0–1; by default the model's.
     halo
-        Context in voxels (z, y, x); by default the model's.
+        Context in voxels of the model (z, y, x); by default the model's.
     block
         What one block writes, in voxels (z, y, x); by default chosen for little waste in bounded memory.
+    factor
+        (z, y, x): voxel of the image over voxel of the model, where blocks are to be brought to the model's voxel.
     attributes
         Further facts stored with the output.
     overwrite
@@ -114,7 +119,12 @@ def predict_volume(
     used_halo = model.halo if halo is None else halo
     divisor = model.divisor
     chunk = choose_chunk(image.shape, block)
-    used_block = block or choose_block(image.shape, used_halo, chunk, _READ_VOXELS[model.dims])
+    context, align, limit = used_halo, divisor, _READ_VOXELS[model.dims]
+    resampling = None if factor is None else Resampling.of(image.shape, factor)
+    if resampling is not None:
+        context, align = resampling.halo(used_halo, divisor), (1, 1, 1)
+        limit = int(limit / max(1.0, math.prod(resampling.ratio)))
+    used_block = block or choose_block(image.shape, context, chunk, limit)
     facts = {
         "image": image.source,
         "image_hash": image.content_hash(),
@@ -126,6 +136,7 @@ def predict_volume(
         "halo": list(used_halo),
         "views": [step.views for step in model.steps],
         "voxel_size_um": image.voxel_size_um and list(image.voxel_size_um),
+        "resampled_by": factor and list(factor),
     }
     bound = {name: value for name, value in facts.items() if name != "image"}  # the content counts, not its place
     key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
@@ -152,13 +163,15 @@ def predict_volume(
     def compute(item: Block, raw: NDArray[np.generic]) -> NDArray[np.uint8]:
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
             raise BlockFailure(f"NaN or infinite values between {item.read.start} and {item.read.stop} (z, y, x)")
+        if resampling is not None:
+            return quantised(resampling.predict(model, raw, item, used_halo))
         return quantised(model.probabilities(raw)[(slice(None), *item.crop.slices)])
 
     def write(item: Block, stored: NDArray[np.uint8]) -> None:
         probabilities.write(item.write, stored)
         segmentation.write(item.write, segment_probabilities(stored, threshold))
 
-    plan = cover(image.shape, used_block, used_halo, divisor)
+    plan = cover(image.shape, used_block, context, align)
     outcome = run_blocks(plan, record, read=read, compute=compute, write=write, progress=progress)
     if not outcome.failed:
         if pyramids:
