@@ -15,10 +15,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fewslice import registry
 from fewslice.errors import FewsliceError, InputError
 
 __all__ = ["app", "main"]
 
+STRATEGIES = ", ".join(registry.names("strategies"))
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
@@ -58,7 +60,7 @@ def train(
     labels: Annotated[
         list[str] | None, typer.Option(help="Label files or globs; repeatable; none: unlabelled.")
     ] = None,
-    strategy: Annotated[str, typer.Option(help="Kind of strategy; with --help its settings.")] = "pseudo_labels",
+    strategy: Annotated[str, typer.Option(help=f"{STRATEGIES}; with --help its settings.")] = "pseudo_labels",
     axes: Axes = None,
     channels: Channels = None,
     voxel_size_um: Voxel = None,

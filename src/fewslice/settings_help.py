@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
+from collections.abc import Iterator
 
 from pydantic import BaseModel
 
@@ -10,9 +12,11 @@ from fewslice import registry
 
 __all__ = ["settings_text"]
 
+_WIDTH = 110
+
 
 def settings_text(kind: str) -> str:
-    """Return the settings of a strategy, one per line with type and default, and what they mean.
+    """Return the settings of a strategy: each with its default, and what it means.
 
     Raises
     ------
@@ -21,24 +25,41 @@ def settings_text(kind: str) -> str:
     """
     module = registry.load("strategies", kind)
     lines = [(inspect.getdoc(module) or kind).strip(), "", "Settings, changed with --set key.path=value:", ""]
-    lines += _rows(module.Config, "")
+    lines += _rows(module.Config(), "")
     return "\n".join(lines)
 
 
-def _rows(model: type[BaseModel], prefix: str) -> list[str]:
-    meaning = _meanings(model)
-    rows = []
-    for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        nested = type(default) if isinstance(default, BaseModel) else None
-        if nested is not None:
-            rows += _rows(nested, f"{prefix}{name}.")
-            continue
-        shown = default.model_dump() if isinstance(default, BaseModel) else default
-        rows.append(f"  {prefix}{name} = {shown}")
-        if name in meaning:
-            rows.append(f"      {meaning[name]}")
-    return rows
+def _rows(config: BaseModel, prefix: str) -> Iterator[str]:
+    meanings = _meanings(type(config))
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from _rows(value, f"{prefix}{name}.")
+        elif name == "network":
+            yield from _network_rows(value, f"{prefix}{name}.")
+        else:
+            yield f"  {prefix}{name} = {_shown(value)}"
+            yield from _explained(field.description or meanings.get(name, ""))
+
+
+def _network_rows(settings: dict[str, object], prefix: str) -> Iterator[str]:
+    kind = str(settings["kind"])
+    yield f"  {prefix}kind = {kind}"
+    yield from _explained(f"one of {', '.join(registry.names('networks'))}; settings of {kind}:")
+    config = registry.load("networks", kind).Config(**{k: v for k, v in settings.items() if k != "kind"})
+    yield from _rows(config, prefix)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_shown(part) for part in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _explained(text: str) -> list[str]:
+    return textwrap.wrap(text.replace("``", ""), _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 def _meanings(model: type[BaseModel]) -> dict[str, str]:
