@@ -244,6 +244,8 @@ def predict(
     from fewslice.data.samples import expand
 
     run_folder = Path(run_or_model)
+    if not run_folder.exists():
+        raise InputError(f"{run_folder} does not exist, so there is no trained model; check the path")
     model_folder = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
     if not model_folder.is_dir() or not (model_folder / "model.json").exists():
         raise InputError(f"{run_folder} holds no trained model; train first, or wait until training has finished")
@@ -519,6 +521,10 @@ def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
         return [output]
     if output.suffix == ".zarr":
         raise InputError(f"{len(paths)} images cannot go into one {output.name}; give a folder with -o")
+    if output.name.lower().partition(":")[0].endswith((".tif", ".tiff", ".h5", ".hdf5")) and not output.is_dir():
+        raise InputError(
+            f"a prediction is an OME-Zarr, not {output.name}; give -o OUT.ome.zarr, then use fewslice convert"
+        )
     from fewslice.data.samples import stem
 
     names = [stem(path) for path in paths]

@@ -232,6 +232,8 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "predict RUN image.ome.zarr -o image.ome.zarr --overwrite",
         ("image.ome.zarr", "itself"),
     ),
+    "prediction into a TIFF": ("predict RUN image.tif -o NEW.tif", ("NEW.tif", "-o OUT.ome.zarr", "convert")),
+    "prediction into HDF5": ("predict RUN image.tif -o NEW.h5:data", ("NEW.h5", "-o OUT.ome.zarr", "convert")),
     "several images into one output": ("predict RUN image.tif plane.tif -o NEW.ome.zarr", ("2 images", "folder")),
     # Strategies and keys
     "unknown strategy": (f"{TRAIN} --strategy pseudo_label", ("pseudo_label", "did you mean 'pseudo_labels'")),
@@ -259,7 +261,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "description garbage": ("predict models/garbage image.tif -o NEW.ome.zarr", ("model.json",)),
     "description with unknown key": ("predict models/keyed image.tif -o NEW.ome.zarr", ("model.json", "colour")),
     "no model": ("predict models image.tif -o NEW.ome.zarr", ("models", "no trained model")),
-    "no run": ("predict gone image.tif -o NEW.ome.zarr", ("gone", "no trained model")),
+    "no run": ("predict gone image.tif -o NEW.ome.zarr", ("gone", "does not exist")),
     # Prediction
     "predict: image missing": ("predict RUN gone.tif -o sub/NEW.ome.zarr", ("gone.tif",)),
     "predict: other channels": (
