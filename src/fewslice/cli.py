@@ -246,19 +246,21 @@ def report(
 
 
 @app.command()
-def info(path: Annotated[str, typer.Argument(help="A volume.")], as_json: Json = False) -> None:
+def info(path: Annotated[str, typer.Argument(help="A volume.")], axes: Axes = None, as_json: Json = False) -> None:
     """Show shape, axes, type, voxel size, chunks and labels of a volume, without reading it.
 
     Example: fewslice info OUT.ome.zarr
     """
     from fewslice import workflow
 
-    facts = workflow.info(path)
+    facts = workflow.info(path, axes=axes)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, default=str))
         return
     for name, value in facts.items():
-        if value is not None:
+        if name == "voxel_size_um" and value is None:
+            typer.echo(f"{'voxel size um':<16} unknown; give it with --voxel-size-um")
+        elif value is not None:
             typer.echo(f"{name.replace('_', ' '):<16} {_readable(value)}")
 
 

@@ -364,9 +364,9 @@ def report(
     )
 
 
-def info(path: str | Path) -> dict[str, Any]:
-    """Describe a volume, its voxel, chunks and labels, without reading it."""
-    return io.describe(path)
+def info(path: str | Path, *, axes: str | None = None) -> dict[str, Any]:
+    """Describe a volume, its voxel, chunks and labels, without reading it; `axes` if the file does not name them."""
+    return io.describe(path, axes=axes)
 
 
 def convert(source: str | Path, target: str | Path, **options: Any) -> Path:

@@ -66,7 +66,7 @@ class Sample:
         """Check that labels and image have one shape."""
         if self.annotation is not None and self.annotation.shape != self.image.shape:
             raise InputError(
-                f"{self.labels_source or 'the annotation'} has shape {self.annotation.shape} and its image {self.name} "
+                f"{self.labels_source or 'the annotation'} has shape {self.annotation.shape} and the image {self.name} "
                 f"has shape {self.image.shape} (z, y, x); expected the same; check that they belong together, or --axes"
             )
 
