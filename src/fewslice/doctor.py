@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -83,7 +82,9 @@ def _memory() -> Finding:
 def _threads() -> Finding:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from fewslice.workflow import available_cores
+
+    cores = available_cores()
     threads = torch.get_num_threads()
     ok = threads <= cores
     advice = "" if ok else f"more threads than cores slow everything down; set OMP_NUM_THREADS={cores}"

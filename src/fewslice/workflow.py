@@ -101,7 +101,7 @@ def train(
     from fewslice.training.run_folder import RunFolder
 
     strategy_config(experiment)
-    loaders = 2 if _cores() > 4 else 1
+    loaders = 2 if available_cores() > 4 else 1
     hardware = Hardware(device=device, devices=devices, loaders=loaders, checkpoint_seconds=checkpoint_seconds)
     hardware.torch_device()
     run_folder = RunFolder(folder, listener if hardware.is_main else None, writable=hardware.is_main)
@@ -615,7 +615,7 @@ def _provenance(
         "versions": {name: _installed(name) for name in packages} | {"python": platform.python_version()},
         "hardware": {
             "machine": platform.platform(),
-            "cores": _cores(),
+            "cores": available_cores(),
             "device": str(hardware.torch_device()),
             "devices": hardware.devices,
             "threads": torch.get_num_threads(),
@@ -630,7 +630,8 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
