@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
+from fewslice.data.neighbours import NeighbourPlanes, Neighbours
 from fewslice.data.normalisation import Normalisation
 from fewslice.errors import InputError
-from fewslice.model import Model, NetworkStep, build_network, in_plane_views, model_hash, undo_view
+from fewslice.model import Model, NetworkStep, build_network, make_view, model_hash, undo_view, views_of
+from fewslice.volume import Volume
 
 
 def make(
@@ -113,15 +116,22 @@ def test_a_2d_model_sees_each_plane_alone() -> None:
             )
 
 
-@pytest.mark.parametrize("views", [1, 4, 8])
-def test_views_are_undone_and_all_differ(views: int) -> None:
+@pytest.mark.parametrize(("views", "dims", "distinct"), [(1, 2, 1), (4, 2, 4), (8, 2, 8), (8, 3, 8), (16, 3, 16)])
+def test_views_are_undone_and_all_differ(views: int, dims: int, distinct: int) -> None:
     """Undoing a view gives the array back, and an asymmetric array looks different in each."""
-    x = torch.arange(12.0).reshape(1, 1, 3, 4)
-    made = in_plane_views(x, views)
-    assert len(made) == views
-    assert all(torch.equal(undo_view(view, by), x) for view, by in made)
-    square = torch.arange(9.0).reshape(1, 1, 3, 3)
-    assert len({tuple(v.flatten().tolist()) for v, _ in in_plane_views(square, views)}) == views
+    shape = (2, 3, 3) if dims == 3 else (3, 3)
+    x = torch.arange(float(np.prod(shape))).reshape(1, 1, *shape)
+    made = [(make_view(x, view), view) for view in views_of(views, dims=dims)]
+    assert all(torch.equal(undo_view(shown, view), x) for shown, view in made)
+    assert len({tuple(shown.flatten().tolist()) for shown, _ in made}) == distinct == len(made)
+
+
+def test_views_leave_out_what_the_data_does_not_allow() -> None:
+    """Planes have no z to flip; oblong pixels are not turned."""
+    assert len(views_of(16, dims=2)) == 8
+    assert len(views_of(16, dims=3, square=False)) == 8
+    assert len(views_of(8, dims=3, square=False)) == 4
+    assert not any(turn for turn, *_ in views_of(16, dims=3, square=False))
 
 
 def test_with_all_views_prediction_commutes_with_flips_and_rotation() -> None:
@@ -149,3 +159,109 @@ def test_loading_runs_no_code_from_the_file(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="damaged"):
         Model.load(tmp_path)
+
+
+def chain(neighbours: Neighbours, *, axis: int = 0, median: int = 1, channels: int = 2) -> Model:
+    """Make a model of two 2D networks of which the second sees the first one's planes."""
+    torch.manual_seed(1)
+    settings: dict[str, Any] = {"kind": "unet", "dims": 2, "features": 4, "depth": 2}
+    wide = neighbours.channels(1, channels)
+    steps = [
+        NetworkStep(network=settings, in_channels=channels, out_channels=2, plane_axis=axis),
+        NetworkStep(network=settings, in_channels=wide, out_channels=2, plane_axis=axis, gather=neighbours),
+    ]
+    return Model(
+        steps,
+        [build_network(settings, channels, 2), build_network(settings, wide, 2)],
+        normalisation=Normalisation("robust", (100.0,) * channels, (50.0,) * channels),
+        class_values=(1,),
+        median=median,
+        patch=(1, 16, 16),
+    )
+
+
+@pytest.mark.parametrize("neighbours", [Neighbours(planes=5, image_planes=3), Neighbours(planes=3, image_planes=0)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_chain_predicts_what_its_networks_say_one_after_the_other(neighbours: Neighbours, axis: int) -> None:
+    """The second network is handed the planes that training would read from the stored probabilities of the first."""
+    model = chain(neighbours, axis=axis)
+    x = image(shape=(8, 8, 16))
+    first = Model(model.steps[:1], model.networks[:1], normalisation=model.normalisation, class_values=(1,))
+    p = first.probabilities(x, bfloat16=False)
+    exact = Volume.from_array(p * 255.0)  # not rounded to bytes, so that the comparison is sharp
+    seen = NeighbourPlanes(exact, Volume.from_array(x), model.normalisation, neighbours, axis)[:, :, :, :]
+    alone = NetworkStep(network=model.steps[1].network, in_channels=len(seen), out_channels=2, plane_axis=axis)
+    unchanged = Normalisation("none", (0.0,) * len(seen), (1.0,) * len(seen))
+    second = Model([alone], model.networks[1:], normalisation=unchanged, class_values=(1,))
+    expected = second.probabilities(seen, bfloat16=False)
+    np.testing.assert_allclose(model.probabilities(x, bfloat16=False), expected, atol=1e-5)
+
+
+def test_a_chain_has_one_halo_and_cut_blocks_agree_inside_it() -> None:
+    """The halo adds up, planes included; a block with that halo around it gives the values of the whole."""
+    model = chain(Neighbours(planes=5, image_planes=1), median=3)
+    plain = chain(Neighbours(planes=1, image_planes=1))
+    assert plain.halo == (0, plain.halo[1], plain.halo[2])
+    assert model.halo == (3, *plain.halo[1:])
+    x = image(shape=(14, 16, 16))
+    whole = model.probabilities(x, bfloat16=False)
+    part = model.probabilities(x[:, 4:12], bfloat16=False)
+    np.testing.assert_allclose(part[:, 3:-3], whole[:, 7:9], atol=1e-5)
+    assert np.abs(part[:, 2] - whole[:, 6]).max() > 1e-6
+
+
+def test_a_threshold_between_two_networks_makes_masks() -> None:
+    """The second network cannot tell probabilities on the same side of the threshold apart."""
+    model = chain(Neighbours(planes=3, image_planes=0, threshold=0.5))
+    with torch.no_grad():
+        for p in model.networks[0].parameters():
+            p.mul_(0.0)
+        model.networks[0].head.bias.copy_(torch.tensor([0.0, 1.0]))  # type: ignore[union-attr, operator]
+        high = model.probabilities(image(), bfloat16=False)
+        model.networks[0].head.bias.copy_(torch.tensor([0.0, 3.0]))  # type: ignore[union-attr, operator]
+        higher = model.probabilities(image(), bfloat16=False)
+        model.networks[0].head.bias.copy_(torch.tensor([0.0, -1.0]))  # type: ignore[union-attr, operator]
+        low = model.probabilities(image(), bfloat16=False)
+    np.testing.assert_array_equal(high, higher)
+    assert np.abs(high - low).max() > 1e-4
+
+
+def test_the_median_is_taken_over_planes_with_the_ends_repeated() -> None:
+    """Against SciPy's median filter, along z and along y."""
+    for axis in (0, 1):
+        x = image(shape=(8, 8, 16))
+        plain, filtered = make(2, plane_axis=axis), make(2, plane_axis=axis)
+        filtered.median = 3
+        size = [1, 1, 1, 1]
+        size[1 + axis] = 3
+        expected = median_filter(plain.probabilities(x, bfloat16=False), size=size, mode="nearest")
+        np.testing.assert_array_equal(filtered.probabilities(x, bfloat16=False), expected)
+
+
+@pytest.mark.parametrize("count", [0, 2, -1])
+def test_a_median_over_an_even_number_of_planes_is_refused(count: int) -> None:
+    """The message says what is expected."""
+    with pytest.raises(InputError, match="odd number"):
+        chain(Neighbours(), median=count)
+
+
+def test_a_chain_survives_saving(tmp_path: Path) -> None:
+    """Neighbours and median are stored."""
+    model = chain(Neighbours(planes=5, image_planes=1, threshold=0.25), median=3)
+    model.save(tmp_path)
+    loaded = Model.load(tmp_path)
+    assert loaded.steps == model.steps and loaded.median == 3 and loaded.halo == model.halo
+    np.testing.assert_array_equal(loaded.probabilities(image()), model.probabilities(image()))
+
+
+def test_a_model_of_the_first_format_is_still_read(tmp_path: Path) -> None:
+    """Version 1 knew neither neighbours nor median."""
+    model = make()
+    model.save(tmp_path)
+    path = tmp_path / "model.json"
+    content = json.loads(path.read_text())
+    del content["median"]
+    for step in content["steps"]:
+        del step["gather"]
+    path.write_text(json.dumps({**content, "format_version": 1}))
+    np.testing.assert_array_equal(Model.load(tmp_path).probabilities(image()), model.probabilities(image()))

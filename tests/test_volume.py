@@ -177,3 +177,14 @@ class TestVolume:
         assert len(Volume(Huge()).content_hash()) == 64
         assert Huge.bytes_read < 100_000
         assert min(Huge.planes) == 0 and max(Huge.planes) == 9999 and len(Huge.planes) == 16
+
+
+def test_beyond_its_ends_an_image_is_mirrored() -> None:
+    """As NumPy does it, several times over where the box is much larger than the image; inside nothing changes."""
+    values = np.arange(2 * 3 * 5 * 4).reshape(2, 3, 5, 4).astype(np.int32)
+    image = Volume.from_array(values)
+    padded = np.pad(values, ((0, 0), (7, 6), (2, 3), (1, 0)), mode="reflect")
+    np.testing.assert_array_equal(image.read_mirrored(Box((-7, -2, -1), (9, 8, 4))), padded)
+    np.testing.assert_array_equal(image.read_mirrored(Box((1, 2, 0), (3, 4, 4))), values[:, 1:3, 2:4])
+    flat = Volume.from_array(values[:, :1])
+    assert (flat.read_mirrored(Box((-2, 0, 0), (2, 5, 4))) == values[:, :1]).all()

@@ -19,15 +19,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from fewslice import registry
+from fewslice.data.neighbours import Neighbours, gather
 from fewslice.data.normalisation import Normalisation
 from fewslice.errors import InputError
 from fewslice.files import write_atomic, write_json
 
-__all__ = ["FORMAT_VERSION", "Model", "NetworkStep", "Output", "build_network", "in_plane_views"]
+__all__ = ["FORMAT_VERSION", "Model", "NetworkStep", "Output", "Views", "build_network", "median_of_planes", "views_of"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Triple = tuple[int, int, int]
+Views = Literal[1, 4, 8, 16]
 
 
 class _Frozen(BaseModel):
@@ -51,19 +53,23 @@ class NetworkStep(_Frozen):
     network
         Its settings, with its ``kind``.
     in_channels, out_channels
-        Image channels in, classes (background included) out.
+        Channels in, classes (background included) out.
     plane_axis
         For 2D networks, the axis (0, 1, 2 = z, y, x) along which planes are stacked.
     views
-        In-plane views averaged at prediction: 1, 4 (flips) or 8 (flips and right-angle rotations, where pixels are
-        square; elsewhere the 4 flips).
+        Views averaged at prediction: 1, 4 (flips in the plane), 8 (flips and right-angle rotations, where pixels are
+        square; elsewhere the 4 flips) or 16 (those 8 and their mirror images along z; 2D networks take 8).
+    gather
+        Of a 2D network: it sees the probabilities of the step before it on neighbouring planes, and the image, as
+        channels. None: it sees what comes out of the step before it, the first step the image.
     """
 
     network: dict[str, Any]
     in_channels: int
     out_channels: int
     plane_axis: int = 0
-    views: Literal[1, 4, 8] = 1
+    views: Views = 1
+    gather: Neighbours | None = None
 
 
 class _Stored(_Frozen):
@@ -75,6 +81,7 @@ class _Stored(_Frozen):
     normalisation: dict[str, Any]
     class_values: tuple[int, ...]
     threshold: float
+    median: int = 1
     voxel_size_um: tuple[float, float, float] | None
     patch: Triple
     halo: Triple
@@ -113,6 +120,8 @@ class Model:
         The value that class k had in the user's label files, at index k − 1.
     threshold
         Foreground where the summed foreground probability reaches it.
+    median
+        Planes, odd, over which the probabilities' median is taken along the axis of the planes; 1: none is.
     voxel_size_um
         (z, y, x) of the training images, or None.
     patch
@@ -131,6 +140,7 @@ class Model:
         normalisation: Normalisation,
         class_values: Sequence[int],
         threshold: float = 0.5,
+        median: int = 1,
         voxel_size_um: tuple[float, float, float] | None = None,
         patch: Triple = (1, 256, 256),
         halo: Triple | None = None,
@@ -143,6 +153,9 @@ class Model:
         names = ["foreground"] if len(self.class_values) == 1 else [f"class_{v}" for v in self.class_values]
         self.outputs = tuple(Output(name=name) for name in names)
         self.threshold = float(threshold)
+        if median < 1 or median % 2 == 0:
+            raise InputError(f"median is over {median} planes; give an odd number, 1 for none")
+        self.median = median
         self.voxel_size_um = voxel_size_um
         self.patch = patch
         self.halo: Triple = halo if halo is not None else self.receptive_halo
@@ -159,11 +172,18 @@ class Model:
         return max(int(network.dims) for network in self.networks)  # type: ignore[arg-type]
 
     @property
+    def plane_axis(self) -> int:
+        """The axis (0, 1, 2 = z, y, x) along which planes are stacked: that of 2D networks, else z."""
+        return self.steps[0].plane_axis
+
+    @property
     def receptive_halo(self) -> Triple:
         """The full receptive-field radius of the chain, (z, y, x) in voxels."""
         total = np.zeros(3, dtype=int)
         for step, network in zip(self.steps, self.networks, strict=True):
             total += np.asarray(_axes_of(network, step, "halo"))
+            total[step.plane_axis] += step.gather.reach if step.gather is not None else 0
+        total[self.plane_axis] += self.median // 2
         return (int(total[0]), int(total[1]), int(total[2]))
 
     @property
@@ -181,13 +201,16 @@ class Model:
             network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         return self
 
-    def _views(self, step: NetworkStep) -> int:
+    def _views(self, step: NetworkStep, network: nn.Module) -> list[View]:
         """Return the step's views, but no right-angle turns where pixels of the plane are not square."""
-        axis = step.plane_axis if self.networks[self.steps.index(step)].dims == 2 else 0
-        if step.views < 8 or self.voxel_size_um is None:
-            return step.views
-        across, along = (size for a, size in enumerate(self.voxel_size_um) if a != axis)
-        return 8 if abs(across / along - 1) <= 0.1 else 4
+        square = True
+        if self.voxel_size_um is not None:
+            axis = step.plane_axis if network.dims == 2 else 0
+            across, along = (size for a, size in enumerate(self.voxel_size_um) if a != axis)
+            square = abs(across / along - 1) <= 0.1
+        # a turned plane must still be a multiple of the network's divisor, which padding made it for each axis
+        divisor: Triple = network.divisor  # type: ignore[assignment]
+        return views_of(step.views, dims=int(network.dims), square=square and divisor[-1] == divisor[-2])  # type: ignore[arg-type]
 
     def check_channels(self, channels: int, source: str) -> None:
         """Refuse an image with another number of channels than the model was trained on.
@@ -231,9 +254,11 @@ class Model:
         x = torch.from_numpy(self.normalisation.apply(image))[None].to(device)
         extent = x.shape[2:]
         x = _pad_to(x, self.divisor)
+        first = x
         with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
             for step, network in zip(self.steps, self.networks, strict=True):
-                x = _run_step(step, network, x, self._views(step))
+                x = _run_step(step, network, x, first, self._views(step, network))
+        x = median_of_planes(x, self.median, self.plane_axis)
         x = x[0, :, : extent[0], : extent[1], : extent[2]]
         return np.ascontiguousarray(x.float().cpu().numpy())
 
@@ -260,6 +285,7 @@ class Model:
             },
             class_values=self.class_values,
             threshold=self.threshold,
+            median=self.median,
             voxel_size_um=self.voxel_size_um,
             patch=self.patch,
             halo=self.halo,
@@ -308,6 +334,7 @@ class Model:
             normalisation=Normalisation(n["method"], tuple(n["offset"]), tuple(n["scale"])),
             class_values=stored.class_values,
             threshold=stored.threshold,
+            median=stored.median,
             voxel_size_um=stored.voxel_size_um,
             patch=stored.patch,
             halo=stored.halo,
@@ -334,27 +361,43 @@ def prefers_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def in_plane_views(x: torch.Tensor, views: int) -> list[tuple[torch.Tensor, tuple[bool, bool, bool]]]:
-    """Return `views` flips and rotations of the last two axes, each with the operations that made it.
+View = tuple[bool, bool, bool, bool]
+"""Operations that make a view, in this order: transpose y and x, flip z, flip y, flip x."""
 
-    The operations are (transpose, flip y, flip x), applied in this order; :func:`undo_view` reverts them.
+
+def views_of(count: int, *, dims: int, square: bool = True) -> list[View]:
+    """Return the views that a network of `dims` dimensions averages when asked for `count`.
+
+    Parameters
+    ----------
+    count
+        1, 4, 8 or 16.
+    dims
+        2 or 3; planes have no z to flip.
+    square
+        Whether pixels of the plane are square, so that a plane may be turned.
     """
-    out = []
-    for transpose in (False, True) if views == 8 else (False,):
-        for flip_y in (False, True) if views > 1 else (False,):
-            for flip_x in (False, True) if views > 1 else (False,):
-                view = x.transpose(-1, -2) if transpose else x
-                dims = [d for d, flip in ((-2, flip_y), (-1, flip_x)) if flip]
-                out.append((view.flip(dims) if dims else view, (transpose, flip_y, flip_x)))
-    return out
+    both, one = (False, True), (False,)
+    turns = both if count >= 8 and square else one
+    flips_z = both if count == 16 and dims == 3 else one
+    flips = both if count > 1 else one
+    return [(t, z, y, x) for t in turns for z in flips_z for y in flips for x in flips]
 
 
-def undo_view(x: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
+def make_view(x: torch.Tensor, view: View) -> torch.Tensor:
+    """Show (b, c, [z,] y, x) in another orientation."""
+    return _flipped(x.transpose(-1, -2) if view[0] else x, view)
+
+
+def undo_view(x: torch.Tensor, view: View) -> torch.Tensor:
     """Bring a view back to the orientation of the original."""
-    transpose, flip_y, flip_x = view
-    dims = [d for d, flip in ((-2, flip_y), (-1, flip_x)) if flip]
-    x = x.flip(dims) if dims else x
-    return x.transpose(-1, -2) if transpose else x
+    x = _flipped(x, view)
+    return x.transpose(-1, -2) if view[0] else x
+
+
+def _flipped(x: torch.Tensor, view: View) -> torch.Tensor:
+    axes = [axis for axis, flip in zip((-3, -2, -1), view[1:], strict=True) if flip]
+    return x.flip(axes) if axes else x
 
 
 def _read_description(path: Path) -> _Stored:
@@ -395,27 +438,48 @@ def _pad_to(x: torch.Tensor, divisor: Triple) -> torch.Tensor:
     return nn.functional.pad(x, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
 
 
-def _run_step(step: NetworkStep, network: nn.Module, x: torch.Tensor, views: int) -> torch.Tensor:
+def _run_step(
+    step: NetworkStep, network: nn.Module, x: torch.Tensor, image: torch.Tensor, views: list[View]
+) -> torch.Tensor:
     """Run one network over (1, c, z, y, x) and return foreground probabilities (1, k, z, y, x)."""
     if network.dims == 3:
         return _mean_of_views(network, x.contiguous(memory_format=torch.channels_last_3d), views)
-    planes = x.movedim(2 + step.plane_axis, 1)[0]  # (planes, c, h, w)
+    planes, behind = (t.movedim(2 + step.plane_axis, 1)[0] for t in (x, image))  # (planes, c, h, w)
     group = max(1, 2**20 // (planes.shape[-1] * planes.shape[-2]))
-    done = [
-        _mean_of_views(network, part.contiguous(memory_format=torch.channels_last), views)
-        for part in planes.split(group)
-    ]
+    done = []
+    for start in range(0, len(planes), group):
+        stop = min(start + group, len(planes))
+        part = planes[start:stop] if step.gather is None else _gathered(step.gather, planes, behind, start, stop)
+        done.append(_mean_of_views(network, part.contiguous(memory_format=torch.channels_last), views))
     return torch.cat(done)[None].movedim(1, 2 + step.plane_axis)
 
 
-def _mean_of_views(network: nn.Module, x: torch.Tensor, views: int) -> torch.Tensor:
-    # in_plane_views may transpose a plane: both extents are padded to the divisor of their own axis, so a network
-    # with different divisors in y and x is only shown the four flips.
-    divisor: Triple = network.divisor  # type: ignore[assignment]
-    views = 4 if views == 8 and divisor[-1] != divisor[-2] else views
+def _gathered(
+    neighbours: Neighbours, probabilities: torch.Tensor, image: torch.Tensor, start: int, stop: int
+) -> torch.Tensor:
+    """Put the planes around start … stop into channels: (planes, c, h, w) of both to (stop − start, channels, h, w)."""
+    p = gather(probabilities, neighbours.planes, start, stop)
+    if neighbours.threshold is not None:
+        p = (p >= neighbours.threshold).to(p.dtype)
+    return torch.cat((p, gather(image, neighbours.image_planes, start, stop).to(p.dtype)), dim=1)
+
+
+def _mean_of_views(network: nn.Module, x: torch.Tensor, views: list[View]) -> torch.Tensor:
     total: torch.Tensor | None = None
-    for view, made_by in in_plane_views(x, views):
-        p = undo_view(network(view).float().softmax(1)[:, 1:], made_by)
+    for view in views:
+        p = undo_view(network(make_view(x, view)).float().softmax(1)[:, 1:], view)
         total = p if total is None else total + p
     assert total is not None
-    return total / len(in_plane_views(x[..., :1, :1], views))
+    return total / len(views)
+
+
+def median_of_planes(x: torch.Tensor, count: int, axis: int) -> torch.Tensor:
+    """Take the median over `count` planes along `axis` (0, 1, 2) of (1, k, z, y, x), the ends repeated."""
+    if count == 1:
+        return x
+    planes = x.movedim(2 + axis, 0)
+    middle = [
+        gather(planes, count, i, i + 1).reshape(count, *planes.shape[1:]).median(dim=0).values
+        for i in range(len(planes))
+    ]
+    return torch.stack(middle).movedim(0, 2 + axis)

@@ -484,6 +484,21 @@ class Volume:
         parts = [np.asarray(self.array[(slice(a, b), *region.slices)]) for a, b in _runs([int(c) for c in channels])]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def read_mirrored(self, box: Box) -> npt.NDArray[Any]:
+        """Read a box (c, z, y, x) that may reach beyond the volume, mirrored about its outermost voxels there."""
+        places = []
+        for low, high, extent in zip(box.start, box.stop, self.shape, strict=True):
+            period = max(2 * (extent - 1), 1)
+            place = np.arange(low, high) % period
+            places.append(np.minimum(place, period - place) if extent > 1 else np.zeros_like(place))
+        inside = Box(tuple(int(p.min()) for p in places), tuple(int(p.max()) + 1 for p in places))
+        values = self.read(inside)
+        if inside == box:
+            return values
+        for axis, (place, start) in enumerate(zip(places, inside.start, strict=True)):
+            values = values.take(place - start, axis=1 + axis)
+        return values
+
     def with_channels(self, channels: Sequence[int | str]) -> Volume:
         """Return the volume with only these channels, by position (from 0) or name, in this order.
 

@@ -18,6 +18,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"features": 4, "depth": 3, "pooling": ((1, 2, 2), (2, 2, 2))},
         {"features": 4, "depth": 2, "dims": 2},
         {"features": 8, "depth": 2, "pooling": ((1, 3, 2),), "skips": "concatenate", "norm": "none"},
+        {"features": 4, "depth": 3, "dims": 2, "skips": "concatenate", "upsampling": "transposed"},
+        {"features": 4, "depth": 3, "pooling": ((1, 2, 2), (2, 2, 2)), "upsampling": "transposed"},
     ],
     "residual_unet": [{"features": 4, "depth": 2}, {"features": 4, "depth": 2, "dims": 2}],
 }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from skimage.transform import PiecewiseAffineTransform
 from torch import Tensor
 
 from fewslice.data import augmentation
@@ -16,6 +18,8 @@ from fewslice.errors import InputError
 
 STRONG = Config(affine=1.0, elastic=1.0, gain=1.0, contrast=1.0, offset=1.0, gamma=1.0, blur=1.0, noise=1.0)
 GEOMETRY = Config.none(flip=0.5, right_angle=1.0, affine=1.0, elastic=1.0)
+PIECEWISE = Config.none(piecewise_affine=1.0)
+BENT = GEOMETRY.model_copy(update={"piecewise_affine": 1.0, "rotation_choices_deg": (22.5, 30.0, 45.0)})
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -58,6 +62,15 @@ def test_none_changes_nothing_and_copies() -> None:
         assert a.data_ptr() != b.data_ptr()
 
 
+def test_none_switches_off_every_probability() -> None:
+    """Named one by one, whatever the defaults are."""
+    fields = {name for name, field in Config.model_fields.items() if "probability" in str(field.description)}
+    assert fields == set(augmentation._PROBABILITIES)
+    assert all(getattr(Config.none(), name) == 0 for name in fields)
+    assert Config().piecewise_affine == 0
+    assert Config().rotation_choices_deg == ()
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_inputs_are_left_alone_and_shapes_and_types_kept(soft: bool) -> None:
     image, target, weight = patches()
@@ -69,18 +82,20 @@ def test_inputs_are_left_alone_and_shapes_and_types_kept(soft: bool) -> None:
     assert all(t.isfinite().all() for t in got)
 
 
-def test_every_draw_comes_from_the_generator() -> None:
-    given = patches()
+@pytest.mark.parametrize("config", [STRONG, PIECEWISE, BENT], ids=["strong", "piecewise", "all_warps"])
+def test_every_draw_comes_from_the_generator(config: Config) -> None:
+    image, target, _ = patches()
+    given = (image, target, torch.rand(target.shape, generator=seeded()))
     state = torch.get_rng_state()
-    one = augment(*given, seeded(5), STRONG)
+    one = augment(*given, seeded(5), config)
     torch.manual_seed(99)
-    same = augment(*given, seeded(5), STRONG)
-    other = augment(*given, seeded(6), STRONG)
+    same = augment(*given, seeded(5), config)
+    other = augment(*given, seeded(6), config)
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     torch.manual_seed(3)
     untouched = torch.get_rng_state()
-    augment(*given, seeded(5), STRONG)
+    augment(*given, seeded(5), config)
     assert torch.equal(torch.get_rng_state(), untouched)
     torch.set_rng_state(state)
 
@@ -131,22 +146,23 @@ def test_no_quarter_turn_unless_patch_and_pixels_are_square(shape: Any, voxel: A
     assert 0 < half_turned < 20
 
 
+@pytest.mark.parametrize("config", [GEOMETRY, PIECEWISE, BENT], ids=["smooth", "piecewise", "all"])
 @pytest.mark.parametrize("seed", range(4))
-def test_image_target_and_weight_are_warped_alike(seed: int) -> None:
+def test_image_target_and_weight_are_warped_alike(seed: int, config: Config) -> None:
     """A scene of two flat halves and a stripe of unknown: all three still agree, away from the edges between them."""
     labels = torch.zeros(1, 2, 40, 40, dtype=torch.long)
     labels[..., 14:] = 1
     known = torch.ones(1, 2, 40, 40)
     known[:, :, :8] = 0.0
     image = torch.stack((labels.float(), known), 1)
-    got, target, weight = augment(image, labels, known, seeded(seed), GEOMETRY)
+    got, target, weight = augment(image, labels, known, seeded(seed), config)
     inside = weight > 0  # outside the patch the image is mirrored, the rest unknown
     certain = inside & ((got[:, 0] - 0.5).abs() > 0.499)
     assert certain.float().mean() > 0.3
     assert torch.equal(target[certain], got[:, 0][certain].round().long())
     # Where the nearest pixel is known, at least half of each axis' interpolation is.
     assert got[:, 1][inside].min() >= 0.25
-    soft = augment(image, one_hot(labels, 2), known, seeded(seed), GEOMETRY)
+    soft = augment(image, one_hot(labels, 2), known, seeded(seed), config)
     assert torch.equal(soft[0], got)
     assert torch.equal(soft[2], weight)
     clear = certain & (weight > 0) & (got[:, 1] > 0.999)
@@ -166,15 +182,16 @@ def test_labels_stay_valid_classes_and_weights_keep_their_values() -> None:
         torch.testing.assert_close(soft.sum(1)[weights > 0], torch.ones(int((weights > 0).sum())), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", [GEOMETRY, PIECEWISE, BENT], ids=["smooth", "piecewise", "all"])
 @pytest.mark.parametrize("soft", [False, True])
-def test_targets_where_nothing_is_known_go_nowhere(soft: bool) -> None:
+def test_targets_where_nothing_is_known_go_nowhere(soft: bool, config: Config) -> None:
     image, target, weight = patches()
     wanted = one_hot(target) if soft else target
     unknown = weight == 0
     spoiled = torch.where(unknown[:, None], float("nan"), wanted) if soft else torch.where(unknown, 2**20, target)
     for seed in range(4):
-        _, clean, weights = augment(image, wanted, weight, seeded(seed), GEOMETRY)
-        _, dirty, same = augment(image, spoiled, weight, seeded(seed), GEOMETRY)
+        _, clean, weights = augment(image, wanted, weight, seeded(seed), config)
+        _, dirty, same = augment(image, spoiled, weight, seeded(seed), config)
         assert torch.equal(weights, same)
         seen = weights > 0
         if soft:
@@ -235,11 +252,13 @@ def test_rotation_is_one_of_physical_space(monkeypatch: pytest.MonkeyPatch, pixe
     assert abs(physical[0, 1].item()) < 0.05 * physical[0, 0].item()
 
 
-def test_planes_are_never_mixed() -> None:
+@pytest.mark.parametrize("config", [GEOMETRY, PIECEWISE, BENT], ids=["smooth", "piecewise", "all"])
+def test_planes_are_never_mixed(config: Config) -> None:
     """A volume whose planes are constant keeps every plane's value, in order, under any warp of the plane."""
     image = torch.arange(6.0).view(1, 1, 6, 1, 1).expand(1, 1, 6, 32, 32).clone()
     target, weight = image[:, 0].long(), torch.ones(1, 6, 32, 32)
-    got, labels, weights = augment(image, target, weight, seeded(), Config.none(affine=1.0, elastic=1.0))
+    unturned = config.model_copy(update={"flip": 0.0, "right_angle": 0.0})
+    got, labels, weights = augment(image, target, weight, seeded(), unturned)
     torch.testing.assert_close(got, image, rtol=0, atol=1e-5)
     assert torch.equal(labels[weights > 0], target[weights > 0])
     assert (weights[:, :1] == weights).all()  # one warp for all planes
@@ -269,6 +288,193 @@ def test_elastic_displacement_is_smooth_and_of_the_drawn_size(monkeypatch: pytes
     # Neighbouring pixels move alike: no step exceeds what a few sigma per spacing allow.
     assert every.diff(dim=1).abs().max() < 4.0
     assert every.diff(dim=2).abs().mean() < 4.0 / 16 * 2
+
+
+def test_rotation_is_one_of_the_choices_and_nothing_else() -> None:
+    config = Config.none(affine=1.0, rotation_choices_deg=(22.5, 30.0, 45.0), scale=1.0, shear=0.0)
+    counts: dict[float, int] = {}
+    for seed in range(600):
+        matrix = augmentation._draw_affine(seeded(seed), config, (1.0, 1.0, 1.0))
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(2), rtol=0, atol=1e-6)
+        angle = math.degrees(math.atan2(float(matrix[1, 0]), float(matrix[0, 0])))
+        counts[round(angle, 3)] = counts.get(round(angle, 3), 0) + 1
+    assert set(counts) == {-45.0, -30.0, -22.5, 22.5, 30.0, 45.0}
+    assert min(counts.values()) > 60  # 100 expected, more than four standard deviations
+
+
+def test_piecewise_affine_displaces_the_nodes_by_their_jitter() -> None:
+    """13 × 22 pixels between 4 × 4 nodes, which lie on every fourth row and every seventh column."""
+    jitter = torch.randn(4, 4, 2, generator=seeded()) / 3
+    field = augmentation._piecewise_affine(jitter, (13, 22))
+    torch.testing.assert_close(field[::4, ::7], jitter * torch.tensor([4.0, 7.0]), rtol=0, atol=1e-6)
+
+
+def test_piecewise_affine_is_affine_in_each_triangle_and_continuous() -> None:
+    """Cells of 8 × 8 pixels, cut where row equals column: second differences vanish that span no edge."""
+    jitter = torch.randn(4, 4, 2, generator=seeded()) / 3
+    field = augmentation._piecewise_affine(jitter, (25, 25))
+    for row in range(0, 24, 8):
+        for column in range(0, 24, 8):
+            cell = field[row : row + 9, column : column + 9]
+            for lower in (True, False):
+                v, u = torch.meshgrid(torch.arange(9), torch.arange(9), indexing="ij")
+                inside = v >= u if lower else v <= u
+                for values, where in (
+                    (cell.diff(n=2, dim=0), inside[2:] & inside[:-2]),
+                    (cell.diff(n=2, dim=1), inside[:, 2:] & inside[:, :-2]),
+                    (cell.diff(dim=0).diff(dim=1), inside[1:, :-1] & inside[:-1, 1:]),
+                ):
+                    assert where.sum() >= 20
+                    assert values[where].abs().max() < 1e-5
+            bend = cell.diff(dim=0).diff(dim=1).diagonal()
+            assert bend.abs().max() > 1e-3  # across the diagonal it does change direction
+    # Cells of a hundredth of a node's distance: no step is larger than the steepest triangle makes it.
+    fine = augmentation._piecewise_affine(jitter, (301, 301)) / 100
+    for axis in (0, 1):
+        assert fine.diff(dim=axis).abs().max() <= jitter.diff(dim=axis).abs().max() / 100 + 1e-5
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (23, 64), (7, 5)])
+@pytest.mark.parametrize("nodes", [2, 4, 6])
+def test_piecewise_affine_is_that_of_scikit_image(nodes: int, shape: tuple[int, int]) -> None:
+    """On sheared copies of the nodes Delaunay's triangulation is unique, and cuts cells along the same diagonal."""
+    jitter = torch.randn(nodes, nodes, 2, generator=seeded(nodes)).double() / 4
+    shear = np.array([[1.0, -0.3], [-0.3, 1.0]])
+    cell = np.array([(extent - 1) / (nodes - 1) for extent in shape])
+    regular = np.stack(np.meshgrid(np.arange(nodes), np.arange(nodes), indexing="ij"), -1).reshape(-1, 2)
+    moved = (regular + jitter.numpy().reshape(-1, 2)) * cell
+    oracle = PiecewiseAffineTransform.from_estimate(regular @ shear.T, moved)
+    pixels = np.stack(np.meshgrid(*(np.arange(extent) for extent in shape), indexing="ij"), -1).reshape(-1, 2)
+    # A hair towards the middle, so that rounding does not put pixels of the border outside.
+    middle = (np.array(shape) - 1) / 2
+    expected = oracle((middle + (pixels - middle) * (1 - 1e-9)) / cell @ shear.T)
+    field = augmentation._piecewise_affine(jitter.float(), shape)
+    np.testing.assert_allclose(pixels + field.numpy().reshape(-1, 2), expected, rtol=0, atol=2e-5)
+
+
+def test_patches_are_read_where_the_moved_nodes_say() -> None:
+    """An image of its own coordinates is, at each node, the coordinates that the node has moved to, on every plane."""
+    rows, columns = torch.meshgrid(torch.arange(25.0), torch.arange(37.0), indexing="ij")
+    image = torch.stack((rows, columns))[None, :, None].expand(1, 2, 3, 25, 37).contiguous()
+    target, weight = torch.zeros(1, 3, 25, 37).long(), torch.ones(1, 3, 25, 37)
+    for seed in range(5):
+        generator = seeded(seed)
+        torch.rand(7, generator=generator)  # three flips, right angle, affine, elastic, piecewise affine
+        jitter = augmentation._draw_jitter(generator, PIECEWISE)
+        got, _, weights = augment(image, target, weight, seeded(seed), PIECEWISE)
+        nodes = torch.stack((rows, columns), -1)[::8, ::12]
+        expected = nodes + jitter * torch.tensor([8.0, 12.0])
+        assert jitter.abs().max() > 0.02
+        for z in range(3):
+            torch.testing.assert_close(got[0, :, z, ::8, ::12].movedim(0, -1), expected, rtol=0, atol=1e-4)
+        assert weights.all()  # alone it reaches nothing outside the patch
+
+
+def test_piecewise_affine_comes_after_the_affine() -> None:
+    """As when the turned image is bent: A·(p + piecewise(p)) + elastic(p), about the centre of the patch."""
+    jitter = torch.randn(4, 4, 2, generator=seeded()) / 4
+    shift = torch.randn(13, 22, 2, generator=seeded(1))
+    affine = torch.tensor([[0.0, -2.0], [1.0, 0.5]])
+    grid = augmentation._sampling_grid(affine, shift, jitter, (13, 22))[0].flip(-1) * torch.tensor([6.5, 11.0])
+    nodes = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij"), -1)
+    bent = (nodes + jitter - 1.5) * torch.tensor([4.0, 7.0])
+    expected = torch.stack((-2.0 * bent[..., 1], bent[..., 0] + 0.5 * bent[..., 1]), -1) + shift[::4, ::7]
+    torch.testing.assert_close(grid[::4, ::7], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_jitter_of_zero_changes_nothing(soft: bool) -> None:
+    image, target, weight = patches((2, 2, 3, 24, 31))
+    given = (image, one_hot(target) if soft else target, weight)
+    config = Config.none(piecewise_affine=1.0, piecewise_affine_jitter=(0.0, 0.0))
+    got = augment(*given, seeded(), config)
+    torch.testing.assert_close(got[0], image, rtol=0, atol=1e-4)
+    assert torch.equal(got[2], weight)
+    known = weight > 0
+    if soft:
+        torch.testing.assert_close(got[1].movedim(1, -1)[known], given[1].movedim(1, -1)[known], rtol=0, atol=1e-4)
+    else:
+        assert torch.equal(got[1], target)
+
+
+def test_jitter_has_the_drawn_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.01 of the patch's extent, a fourteenth of a cell: far from every limit."""
+    monkeypatch.setattr(augmentation, "_uniform", lambda low, high, generator: high)
+    config = Config.none(piecewise_affine=1.0, piecewise_affine_grid=8, piecewise_affine_jitter=(0.0, 0.01))
+    drawn = torch.stack([augmentation._draw_jitter(seeded(seed), config) for seed in range(200)]) / 7
+    inner = drawn[:, 1:-1, 1:-1]
+    assert inner.std().item() == pytest.approx(0.01, rel=0.03)
+    assert abs(inner.mean().item()) < 0.0005
+    # Nodes of the border slide along it and step inwards, never outwards.
+    assert drawn[:, 0, :, 0].min() == drawn[:, :, 0, 1].min() == 0
+    assert drawn[:, -1, :, 0].max() == drawn[:, :, -1, 1].max() == 0
+    assert drawn[:, 0, :, 0].max() > 0.02
+    assert drawn[:, 0, 1:-1, 1].std().item() == pytest.approx(0.01, rel=0.06)
+
+
+def determinants(jitter: Tensor) -> Tensor:
+    """Return the Jacobian of every triangle, from its three moved nodes."""
+    nodes = len(jitter)
+    place = torch.stack(torch.meshgrid(torch.arange(nodes), torch.arange(nodes), indexing="ij"), -1) + jitter
+    near, far, down, right = place[:-1, :-1], place[1:, 1:], place[1:, :-1], place[:-1, 1:]
+    return torch.stack(
+        [torch.linalg.det(torch.stack(edges, -1)) for edges in ((down - near, far - down), (far - right, right - near))]
+    )
+
+
+def test_no_triangle_turns_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.none(piecewise_affine=1.0, piecewise_affine_jitter=(1 / 9, 1 / 9))
+    limited = torch.stack([determinants(augmentation._draw_jitter(seeded(s), config)) for s in range(500)])
+    assert limited.min() > 0
+    # The worst there is: the corner of a triangle and its opposite edge step towards each other.
+    least = torch.zeros(2, 2, 2)
+    least[1, 0] = torch.tensor([-1.0, 1.0])
+    least[0, 0] = least[1, 1] = torch.tensor([1.0, -1.0])
+    assert 0 < determinants(least * augmentation._REACH / math.sqrt(2)).min() < 0.1
+    monkeypatch.setattr(augmentation, "_REACH", 10.0)
+    unlimited = torch.stack([determinants(augmentation._draw_jitter(seeded(s), config)) for s in range(500)])
+    assert unlimited.min() < 0  # without the limit they would
+
+
+def test_what_is_switched_off_draws_nothing() -> None:
+    """Runs from before a setting existed stay reproducible: the draws, and what comes of them, are spelled out here."""
+    image, target, weight = patches((2, 1, 2, 24, 30))
+    generator, config = seeded(3), Config.none(affine=1.0, elastic=1.0)
+    got = augment(image, target, weight, generator, config)
+    draws = seeded(3)
+
+    def draw() -> float:
+        return float(torch.rand((), generator=draws))
+
+    for _ in range(2):
+        for _ in range(4):  # flips along z, y, x; right angle
+            draw()
+    expected = image.clone()
+    y, x = (torch.arange(extent, dtype=torch.float32) - (extent - 1) / 2 for extent in (24, 30))
+    for index in range(2):
+        draw()  # affine
+        angle = math.radians(-30.0 + 60.0 * draw())
+        zoom = math.exp(-math.log(1.25) + 2 * math.log(1.25) * draw())
+        shear = -0.1 + 0.2 * draw()
+        turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        affine = turn @ torch.tensor([[1.0, shear], [0.0, 1.0]]) / zoom
+        draw()  # elastic
+        elastic = augmentation._draw_displacement(draws, config, (24, 30))
+        offset = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1) @ affine.T + elastic
+        grid = (offset / torch.tensor([12.0, 15.0])).flip(-1)[None]
+        expected[index] = torch.nn.functional.grid_sample(
+            image[index], grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        )
+    for _ in range(2):
+        for _ in range(4):  # gain, contrast, offset, gamma
+            draw()
+    for _ in range(4):  # blur; noise
+        draw()
+    assert torch.equal(generator.get_state(), draws.get_state())
+    assert torch.equal(got[0], expected)
+    # Switched on, it does draw.
+    augment(image, target, weight, bent := seeded(3), Config.none(affine=1.0, elastic=1.0, piecewise_affine=1e-9))
+    assert not torch.equal(bent.get_state(), draws.get_state())
 
 
 def test_gain_offset_contrast_and_gamma_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,11 +538,13 @@ def test_blur_is_as_wide_in_um_along_z_as_in_the_plane(monkeypatch: pytest.Monke
 
 
 def test_planes_alone_and_single_pixels() -> None:
+    bent = STRONG.model_copy(update={"piecewise_affine": 1.0})
     for shape in ((3, 1, 1, 20, 30), (1, 1, 1, 1, 1), (1, 2, 3, 1, 5)):
-        image, target, weight = patches(shape)
-        got = augment(image, target, weight, seeded(), STRONG)
-        assert [t.shape for t in got] == [image.shape, target.shape, weight.shape]
-        assert all(t.isfinite().all() for t in got)
+        for config in (STRONG, bent):
+            image, target, weight = patches(shape)
+            got = augment(image, target, weight, seeded(), config)
+            assert [t.shape for t in got] == [image.shape, target.shape, weight.shape]
+            assert all(t.isfinite().all() for t in got)
 
 
 def test_probability_is_how_often() -> None:
@@ -354,6 +562,13 @@ def test_probability_is_how_often() -> None:
         ({"gain_range": (2.0, 1.0)}, "must not exceed"),
         ({"noise_range": (-1.0, 1.0)}, "negative"),
         ({"gamma_range": (0.0, 1.0)}, "positive"),
+        ({"piecewise_affine": -0.1}, "greater than or equal to 0"),
+        ({"piecewise_affine_grid": 1}, "greater than or equal to 2"),
+        ({"piecewise_affine_jitter": (0.05, 0.01)}, "must not exceed"),
+        ({"piecewise_affine_jitter": (-0.01, 0.01)}, "negative"),
+        ({"piecewise_affine_jitter": (0.01, 0.12)}, "must not exceed 0.1111, a third of a cell"),
+        ({"piecewise_affine_grid": 9}, "must not exceed 0.0417"),
+        ({"rotation_choices_deg": (22.5, -30.0)}, "0 to 180"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:

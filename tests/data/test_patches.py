@@ -57,6 +57,41 @@ def test_patches_are_cut_where_the_annotation_is() -> None:
             assert weight.sum() > 0
 
 
+def test_annotated_planes_come_to_lie_anywhere_in_a_patch() -> None:
+    """Also at its rim, where the network pads: at the ends of a volume nothing else would judge what it says there."""
+    found = set()
+    for step in range(40):
+        batch = _sampler(_volume()).batch(step)
+        found |= {int(z) for weight in batch.weight for z in np.flatnonzero(weight.sum((1, 2)).numpy())}
+    assert found == {0, 1, 2, 3}
+
+
+def test_beyond_the_volume_a_patch_is_mirrored_and_unknown() -> None:
+    """The annotated plane of a mirrored part is no second truth, and rows and columns never leave the volume."""
+    volume = _volume()
+    lying_out = 0
+    for step in range(40):
+        batch = _sampler(volume).batch(step)
+        for image, weight in zip(batch.image, batch.weight, strict=True):
+            where = image[0].numpy().astype(int)
+            z = where[:, 0, 0] // 120
+            assert set(np.abs(np.diff(z))) <= {1}
+            assert (np.diff(where, axis=2) == 1).all() and (np.diff(where, axis=1) == 12).all()
+            lying_out += (np.diff(z) < 0).any()
+            assert int((weight.sum((1, 2)) > 0).sum()) == 1
+    assert lying_out > 5
+
+
+def test_with_every_plane_annotated_patches_stay_inside() -> None:
+    """The same for volumes in which pseudo-labels teach what annotation does not."""
+    volume = _volume()
+    whole = replace(volume, annotated=np.ones((6, 10, 12), bool))
+    pseudo = Volume.from_array(np.full((1, 6, 10, 12), 200, np.uint8))
+    for inside in (whole, replace(volume, pseudo_labels=pseudo, pseudo_weight=0.5)):
+        for step in range(20):
+            assert (_sampler(inside).batch(step).weight > 0).all()
+
+
 def test_a_step_s_batch_depends_on_seed_and_step_alone() -> None:
     """Asked for again, in another order, from another sampler: the same; another seed or step: another."""
     first, second = _sampler(_volume()), _sampler(_volume())

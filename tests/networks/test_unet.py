@@ -119,6 +119,16 @@ def test_concatenated_skips_have_wider_decoders() -> None:
     assert widths == [4, 8]
 
 
+def test_the_published_network_of_spatial_continuity_has_its_weights() -> None:
+    """64-128-256-512, concatenated skips, 2 x 2 transposed convolutions (Xiao 2022): counted by hand."""
+    config = unet.Config(dims=2, features=64, max_features=512, depth=4, skips="concatenate", upsampling="transposed")
+    network = unet.build(config.adapted(None, (1, 256, 256)), 1, 2)
+    widths = [64, 128, 256, 512]
+    down = sum(9 * (i * o + o * o) + 4 * o for i, o in zip([1, *widths[:-1]], widths, strict=True))
+    up = sum(4 * 2 * o * o + o + 9 * (2 * o * o + o * o) + 4 * o for o in widths[:-1])
+    assert sum(p.numel() for p in network.parameters()) == down + up + 64 * 2 + 2
+
+
 def test_dropout_sits_in_the_coarse_levels_and_acts_in_training_only() -> None:
     network = unet.build(unet.Config(features=4, depth=3, dropout=0.5, norm="none"), 1, 2)
     having = [any(isinstance(m, nn.Dropout3d) for m in block.modules()) for block in network.down]

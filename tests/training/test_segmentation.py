@@ -12,10 +12,8 @@ from fewslice import io, workflow
 from fewslice.annotation import from_labels
 from fewslice.data.samples import Sample
 from fewslice.experiment import Experiment
-from fewslice.geometry import Box
 from fewslice.prediction import predict_volume
 from fewslice.training.fit import Hardware
-from fewslice.training.segmentation import _read_mirrored
 from fewslice.volume import Volume
 
 
@@ -23,17 +21,6 @@ def _waves(shape: tuple[int, int, int], seed: int) -> tuple[Any, Any]:
     z, y, x = np.indices(shape)
     labels = (np.sin(x / 9) * np.sin(y / 11) * np.cos(z / 7) > 0.3).astype(np.uint8)
     return (np.random.default_rng(seed).normal(100, 30, shape) + 60 * labels).astype(np.float32), labels
-
-
-def test_beyond_its_ends_an_image_is_mirrored() -> None:
-    """As NumPy does it, several times over where the box is much larger than the image; inside nothing changes."""
-    values = np.arange(2 * 3 * 5 * 4).reshape(2, 3, 5, 4).astype(np.int32)
-    image = Volume.from_array(values)
-    padded = np.pad(values, ((0, 0), (7, 6), (2, 3), (1, 0)), mode="reflect")
-    np.testing.assert_array_equal(_read_mirrored(image, Box((-7, -2, -1), (9, 8, 4))), padded)
-    np.testing.assert_array_equal(_read_mirrored(image, Box((1, 2, 0), (3, 4, 4))), values[:, 1:3, 2:4])
-    flat = Volume.from_array(values[:, :1])
-    assert (_read_mirrored(flat, Box((-2, 0, 0), (2, 5, 4))) == values[:, :1]).all()
 
 
 @pytest.mark.parametrize("strategy", ["slices_2d", "sparse_3d"])

@@ -15,7 +15,7 @@ from fewslice.volume import Volume
 
 __all__ = ["Method", "Normalisation", "check_finite", "fit_normalisation"]
 
-Method = Literal["robust", "unit"]
+Method = Literal["robust", "unit", "none"]
 
 _PLANES = 16
 _VALUES = 2**20
@@ -32,6 +32,7 @@ class Normalisation:
     method
         ``robust``: the median becomes 0 and the spread between the 0.5th and the 99.5th percentile becomes 4, so that
         typical values lie within ±2. ``unit``: those percentiles become 0 and 1, and values are clipped to [0, 1].
+        ``none``: values stay as they are.
     offset, scale
         One number per channel, in the units of the image.
     """
@@ -59,7 +60,8 @@ def fit_normalisation(images: Sequence[Volume], method: Method = "robust") -> No
     Parameters
     ----------
     images
-        Training images; all must have the same number of channels. Only the sampled planes are read.
+        Training images; all must have the same number of channels. Only the sampled planes are read, and none with the
+        method ``none``.
     method
         See :class:`Normalisation`.
 
@@ -75,6 +77,8 @@ def fit_normalisation(images: Sequence[Volume], method: Method = "robust") -> No
                 f"{image.source} has {image.channels} channels, but {images[0].source} has {channels}; "
                 "train on images of the same channels or choose some with --channels"
             )
+    if method == "none":
+        return Normalisation(method, (0.0,) * channels, (1.0,) * channels)
     samples = [_sample(image) for image in images]
     offsets, scales = [], []
     for channel in range(channels):

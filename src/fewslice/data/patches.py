@@ -2,7 +2,8 @@
 
 1. `TrainingVolume` joins an image with what is known of it: annotation, and beside it pseudo-labels.
 2. `_Candidates` remembers where patches may be drawn: a bounded sample of the known voxels, by class.
-3. `PatchSampler.batch(step)` draws, reads, normalises and augments one batch.
+3. `PatchSampler.batch(step)` draws, reads, normalises and augments one batch. Along axes of which only some planes are
+   annotated, and nothing else is taught, patches may reach beyond the volume, which is mirrored there.
 """
 
 from __future__ import annotations
@@ -173,6 +174,7 @@ class PatchSampler:
     voxel_size_um: tuple[float, float, float] | None = None
     _candidates: tuple[_Candidates, ...] = field(init=False, repr=False)
     _anywhere: tuple[_Candidates, ...] = field(init=False, repr=False)
+    _beyond: tuple[tuple[bool, bool, bool], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the patch against the volumes and find the voxels to draw around."""
@@ -185,6 +187,8 @@ class PatchSampler:
         draw = np.random.default_rng([self.seed, 1])
         object.__setattr__(self, "_candidates", tuple(_known_candidates(v, self.classes, draw) for v in self.volumes))
         object.__setattr__(self, "_anywhere", tuple(_pseudo_candidates(v, self.classes, draw) for v in self.volumes))
+        taught = any(v.pseudo_labels is not None for v in self.volumes)
+        object.__setattr__(self, "_beyond", tuple((False,) * 3 if taught else _gaps(v) for v in self.volumes))
         if not any(sum(c.counts) for c in (*self._candidates, *self._anywhere)):
             raise InputError("no voxel is annotated in any training image; name annotated planes with --planes")
 
@@ -225,7 +229,7 @@ class PatchSampler:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64] | NDArray[np.float32], NDArray[np.float32]]:
         box, index = self._draw_box(draw)
         volume = self.volumes[index]
-        raw = volume.image.read(box)
+        raw = volume.image.read_mirrored(box)
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
             raise InputError(
                 f"{volume.image.source} has NaN or infinite values in box {box.start}–{box.stop} (z, y, x), where "
@@ -235,8 +239,10 @@ class PatchSampler:
         annotated = np.zeros(box.shape, dtype=bool)
         labels = np.zeros(box.shape, dtype=np.int64)
         if volume.annotated is not None and volume.labels is not None:
-            annotated = volume.annotated[box.slices]
-            labels = np.where(annotated, volume.labels[box.slices], 0).astype(np.int64)
+            inside = box.clip(volume.image.shape)
+            here = inside.shift(tuple(-v for v in box.start)).slices
+            annotated[here] = volume.annotated[inside.slices]
+            labels[here] = np.where(annotated[here], volume.labels[inside.slices], 0)
         weight = annotated.astype(np.float32)
         if not any(v.pseudo_labels is not None for v in self.volumes):
             return image, labels, weight
@@ -276,10 +282,24 @@ class PatchSampler:
         centre = voxels[draw.integers(len(voxels))]
         start = []
         for axis, (size, extent) in enumerate(zip(self.patch, self.volumes[index].image.shape, strict=True)):
+            if self._beyond[index][axis]:
+                # Few planes are annotated: unless they come to lie at the rim of patches too, whatever the network says
+                # at the ends of a volume, where its padding begins, was never judged.
+                start.append(int(centre[axis]) - int(draw.integers(size)))
+                continue
             # The chosen voxel lies anywhere in the middle half of the patch, so that networks see it at any offset.
             offset = int(draw.integers(size // 4, max(size - size // 4, size // 4 + 1)))
             start.append(int(np.clip(int(centre[axis]) - offset, 0, extent - size)))
         return Box(tuple(start), tuple(s + p for s, p in zip(start, self.patch, strict=True))), index
+
+
+def _gaps(volume: TrainingVolume) -> tuple[bool, bool, bool]:
+    """Along which axes some planes of an annotated volume hold no annotation at all."""
+    known = volume.annotated
+    if known is None or not known.any():
+        return (False, False, False)
+    z, y, x = (not known.any(axis=tuple(a for a in range(3) if a != axis)).all() for axis in range(3))
+    return (z, y, x)
 
 
 def _known_candidates(volume: TrainingVolume, classes: int, draw: np.random.Generator) -> _Candidates:

@@ -122,6 +122,9 @@ class Config(BaseModel):
     kernels: tuple[Triple, ...] | None = Field(None, description="(z, y, x) kernel of each level; None: derived")
     norm: Norm = Field("batch", description="after each convolution; instance: over the whole block, so blocks differ")
     skips: Literal["add", "concatenate"] = Field("add", description="how features of the way down join the way up")
+    upsampling: Literal["nearest", "transposed"] = Field(
+        "nearest", description="1 x 1 convolution and repeated values, or a convolution transposed (Ronneberger 2015)"
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of channels dropped, in the two coarsest levels")
 
     @model_validator(mode="after")
@@ -252,6 +255,7 @@ class UNet(nn.Module):
         last = config.depth - 1
         self.dims = dims
         self.skips = config.skips
+        self.upsampling = config.upsampling
         self.pooling = pooling
         self.down = nn.ModuleList()
         for level in range(config.depth):
@@ -262,7 +266,10 @@ class UNet(nn.Module):
         self.up = nn.ModuleList()
         for level in range(last):
             wide = features[level] * (2 if config.skips == "concatenate" else 1)
-            self.rise.append(convolution(dims, features[level + 1], features[level], (1, 1, 1), bias=True))
+            if config.upsampling == "nearest":
+                self.rise.append(convolution(dims, features[level + 1], features[level], (1, 1, 1), bias=True))
+            else:
+                self.rise.append(transposed_convolution(dims, features[level + 1], features[level], pooling[level]))
             self.up.append(ConvolutionBlock(dims, wide, features[level], kernels[level], norm))
         self.head = convolution(dims, features[0], out_channels, (1, 1, 1), bias=True)
         _initialise(self)
@@ -298,7 +305,8 @@ class UNet(nn.Module):
                 x = self._pool(x, self.pooling[level - 1])
             x = block(x)
         for level in reversed(range(len(self.up))):
-            x = self._unpool(self.rise[level](x), self.pooling[level])
+            x = self.rise[level](x)
+            x = self._unpool(x, self.pooling[level]) if self.upsampling == "nearest" else x
             skip = skips.pop()
             x = self.up[level](skip + x if self.skips == "add" else torch.cat((skip, x), dim=1))
         return cast(Tensor, self.head(x))
@@ -356,6 +364,13 @@ def convolution(dims: int, in_features: int, out_features: int, kernel: Triple, 
     return nn.Conv3d(in_features, out_features, kernel, padding=(z, y, x), bias=bias)
 
 
+def transposed_convolution(dims: int, in_features: int, out_features: int, step: Triple) -> nn.Module:
+    """Make a transposed convolution that enlarges by `step` (z, y, x), each coarse voxel its own piece."""
+    if dims == 2:
+        return nn.ConvTranspose2d(in_features, out_features, step[1:], stride=step[1:])
+    return nn.ConvTranspose3d(in_features, out_features, step, stride=step)
+
+
 def normalisation(dims: int, features: int, norm: Norm) -> nn.Module:
     """Make a normalisation with a learned scale and offset per channel, or none."""
     if norm == "batch":
@@ -367,7 +382,7 @@ def normalisation(dims: int, features: int, norm: Norm) -> nn.Module:
 
 def _initialise(network: nn.Module) -> None:
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+        if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

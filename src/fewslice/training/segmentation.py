@@ -2,14 +2,12 @@
 
 1. `SegmentationConfig` says how; `resolved` fills what follows from the data (patch, pooling).
 2. `segmentation_stage` makes the stage: network, optimiser, patches, loss.
-3. `HeldOut` measures Dice on held-out annotated voxels and finds the threshold there.
-4. `finished_model` wraps the trained network with what prediction needs, its halo measured.
+3. `finished_model` wraps the trained network with what prediction needs, its halo measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,25 +18,23 @@ from torch import nn
 
 from fewslice import losses, registry
 from fewslice.data import augmentation
-from fewslice.data.normalisation import Method, Normalisation
+from fewslice.data.neighbours import Neighbours
+from fewslice.data.normalisation import Method
 from fewslice.data.patches import Batch, PatchSampler, TrainingVolume
 from fewslice.errors import InputError
-from fewslice.geometry import Box, cover
-from fewslice.metrics import semantic
-from fewslice.model import Model, NetworkStep, build_network
+from fewslice.geometry import Box
+from fewslice.model import Model, NetworkStep, Views, build_network
 from fewslice.training.fit import Fitted
-from fewslice.training.stage import Schedule, Stage, Validation
+from fewslice.training.held_out import HeldOut
+from fewslice.training.stage import Schedule, Stage
 from fewslice.training.task import Task
-from fewslice.volume import Volume
 
-__all__ = ["SegmentationConfig", "finished_model", "resolved", "segmentation_stage"]
+__all__ = ["SegmentationConfig", "dims_of", "finished_model", "network_step", "resolved", "segmentation_stage"]
 
 Triple = tuple[int, int, int]
 
 _PATCH_VOXELS = {2: 2**16, 3: 2**17}
 _BATCH_VOXELS = {2: 2**19, 3: 2**18}
-_VALIDATION_VOXELS = 2**22
-_THRESHOLDS = 100
 
 
 class SegmentationConfig(BaseModel):
@@ -69,9 +65,9 @@ class SegmentationConfig(BaseModel):
     augment
         Augmentation.
     normalisation
-        ``robust`` or ``unit``.
+        ``robust``, ``unit`` or ``none``.
     views
-        In-plane views averaged at prediction: 1, 4 or 8.
+        Views averaged at prediction: 1, 4, 8 or 16; see :class:`fewslice.model.NetworkStep`.
     schedule
         Learning rate, averaging of weights, validation.
     """
@@ -90,7 +86,7 @@ class SegmentationConfig(BaseModel):
     foreground: float = Field(0.5, ge=0, le=1)
     augment: augmentation.Config = Field(default_factory=augmentation.Config)
     normalisation: Method = "robust"
-    views: Literal[1, 4, 8] = 4
+    views: Views = 4
     schedule: Schedule = Field(default_factory=Schedule)
 
     @field_validator("network")
@@ -251,7 +247,8 @@ def segmentation_stage(
         voxel_size_um=task.voxel_size_um,
     )
     weights = _class_weights(task) if config.class_weights else None
-    held_out = HeldOut(task, config, normalisation)
+    step = network_step(task, config).model_copy(update={"views": 1})
+    held_out = HeldOut(task, step, config.patch, normalisation=normalisation)
     return Stage(
         name=name,
         modules={"network": network},
@@ -317,150 +314,50 @@ def _class_weights(task: Task) -> torch.Tensor:
     return losses.balanced_class_weights([int(c) for c in counts])
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """A region with held-out voxels: where to read and which part of it counts."""
-
-    sample: int
-    read: Box
-    inner: Box
-    crop: Box
-
-
-class HeldOut:
-    """Dice on held-out annotated voxels, over tiles with context, and the threshold that is best there."""
-
-    def __init__(self, task: Task, config: SegmentationConfig, normalisation: Normalisation) -> None:
-        self.task, self.normalisation = task, normalisation
-        self.dims = dims_of(config)
-        self.axis = task.plane_axis() if self.dims == 2 else 0
-        assert config.patch is not None
-        self.patch = config.patch
-        self.step = NetworkStep(
-            network=config.network,
-            in_channels=task.channels,
-            out_channels=task.classes + 1,
-            plane_axis=self.axis,
-            views=1,
-        )
-        self.tiles = self._tiles(config) if task.has_validation else []
-        used = {tile.sample for tile in self.tiles}
-        self.truth = {
-            index: sample.annotation.classes
-            for index, sample in enumerate(task.samples)
-            if sample.annotation is not None and index in used
-        }
-
-    def _model(self, network: nn.Module) -> Model:
-        return Model([self.step], [network], normalisation=self.normalisation, class_values=self.task.class_values)
-
-    def _tiles(self, config: SegmentationConfig) -> list[_Tile]:
-        """Cut the held-out planes into tiles that are read with the network's halo, but at most a patch of it."""
-        model = self._model(build_network(config.network, self.task.channels, self.task.classes + 1))
-        inner = tuple(1 if self.dims == 2 and a == self.axis else 2 * p for a, p in enumerate(self.patch))
-        context = tuple(min(halo, p) for halo, p in zip(model.receptive_halo, self.patch, strict=True))
-        tiles = []
-        for index, mask in enumerate(self.task.validation_masks):
-            if mask is None or not mask.any():
-                continue
-            for block in cover(mask.shape, inner, context, model.divisor):
-                known = mask[block.write.slices]
-                if not known.any():
-                    continue
-                write = block.write
-                if self.dims == 3:  # only as deep as the held-out planes
-                    planes = np.flatnonzero(known.any(axis=(1, 2))) + write.start[0]
-                    write = Box(
-                        (int(planes.min()), *write.start[1:]),
-                        (int(planes.max()) + 1, *write.stop[1:]),
-                    )
-                grown = write.grow(context).clip(mask.shape)
-                start = tuple(low // d * d for low, d in zip(grown.start, model.divisor, strict=True))
-                read = Box(start, grown.stop)
-                tiles.append(_Tile(index, read, write, write.shift(tuple(-v for v in read.start))))
-        order = np.random.default_rng([self.task.seed, 3]).permutation(len(tiles))
-        chosen: list[_Tile] = []
-        voxels = 0
-        for i in order:
-            if chosen and voxels + tiles[i].read.size > _VALIDATION_VOXELS:
-                break
-            chosen.append(tiles[i])
-            voxels += tiles[i].read.size
-        return chosen
-
-    def validate(self, stage: Stage) -> Validation | None:
-        """Measure the current weights; None where nothing is held out."""
-        if not self.tiles:
-            return None
-        network = stage.modules["network"]
-        bare = getattr(network, "module", network)
-        classes = self.task.classes
-        model = self._model(bare)
-        matrix = np.zeros((classes + 1, classes + 1), dtype=np.int64)
-        histogram = np.zeros((2, _THRESHOLDS + 1), dtype=np.int64)
-        for tile in self.tiles:
-            sample = self.task.samples[tile.sample]
-            mask = self.task.validation_masks[tile.sample]
-            assert mask is not None
-            p = model.probabilities(sample.image.read(tile.read))[(slice(None), *tile.crop.slices)]
-            known = mask[tile.inner.slices]
-            truth = self.truth[tile.sample][tile.inner.slices][known]
-            foreground = p.sum(0)[known]
-            found = np.where(foreground >= 0.5, p.argmax(0)[known] + 1, 0)
-            matrix += semantic.confusion(found, truth, classes=classes)
-            bins = np.clip((foreground * _THRESHOLDS).astype(int), 0, _THRESHOLDS)
-            for value in (0, 1):
-                histogram[value] += np.bincount(bins[(truth > 0) == value], minlength=_THRESHOLDS + 1)
-        dice = _class_dice(matrix)
-        at, best = _best_threshold(histogram)
-        figures = {
-            "dice": round(float(np.mean(dice)), 5),
-            "dice_per_class": [round(d, 5) for d in dice],
-            "threshold": at,
-            "dice_at_threshold": round(best, 5),
-        }
-        return Validation(float(np.mean(dice)), figures)
-
-
-def _class_dice(matrix: NDArray[np.int64]) -> list[float]:
-    """Return Dice per foreground class of a (truth, prediction) confusion matrix; a class without truth is left out."""
-    out = []
-    for k in range(1, len(matrix)):
-        total = matrix[k].sum() + matrix[:, k].sum()
-        if matrix[k].sum():
-            out.append(2.0 * float(matrix[k, k]) / float(total))
-    return out or [0.0]
-
-
-def _best_threshold(histogram: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the threshold in 0.05–0.95 with the best foreground Dice, and that Dice; the middle of equals."""
-    positive = histogram[1][::-1].cumsum()[::-1]
-    negative = histogram[0][::-1].cumsum()[::-1]
-    dice = 2.0 * positive / np.maximum(positive + negative + histogram[1].sum(), 1)
-    window = dice[5:96]
-    equals = np.flatnonzero(window >= window.max() - 1e-12)
-    index = int(equals[len(equals) // 2]) + 5
-    return index / _THRESHOLDS, float(dice[index])
-
-
-def finished_model(task: Task, config: SegmentationConfig, fitted: Fitted, *, strategy: str) -> Model:
-    """Wrap trained weights with what prediction needs; the threshold comes from validation, the halo is measured."""
-    network = build_network(config.network, task.channels, task.classes + 1)
-    network.load_state_dict(fitted.weights["network"])
-    dims = dims_of(config)
-    step = NetworkStep(
+def network_step(task: Task, config: SegmentationConfig, gather: Neighbours | None = None) -> NetworkStep:
+    """Describe the network of a stage as a step of a model; `gather` if it follows another one."""
+    channels = task.channels if gather is None else gather.channels(task.classes, task.channels)
+    return NetworkStep(
         network=config.network,
-        in_channels=task.channels,
+        in_channels=channels,
         out_channels=task.classes + 1,
-        plane_axis=task.plane_axis() if dims == 2 else 0,
+        plane_axis=task.plane_axis() if dims_of(config) == 2 else 0,
         views=config.views,
+        gather=gather,
     )
+
+
+def finished_model(
+    task: Task,
+    config: SegmentationConfig,
+    fitted: Fitted,
+    *,
+    strategy: str,
+    after: Model | None = None,
+    gather: Neighbours | None = None,
+) -> Model:
+    """Wrap trained weights with what prediction needs; the threshold comes from validation, the halo is measured.
+
+    Parameters
+    ----------
+    task
+        The data, with the images that prediction will see.
+    config, fitted
+        The stage's resolved settings and its result.
+    strategy
+        Name for the provenance.
+    after, gather
+        The model whose output the network takes, and how: the result chains both.
+    """
+    step = network_step(task, config, gather)
+    network = build_network(config.network, step.in_channels, step.out_channels)
+    network.load_state_dict(fitted.weights["network"])
     assert config.patch is not None
     threshold = float(fitted.validation["threshold"]) if fitted.validation else 0.5
     model = Model(
-        [step],
-        [network],
-        normalisation=task.normalisation(config.normalisation),
+        [*(after.steps if after is not None else ()), step],
+        [*(after.networks if after is not None else ()), network],
+        normalisation=after.normalisation if after is not None else task.normalisation(config.normalisation),
         class_values=task.class_values,
         threshold=threshold,
         voxel_size_um=task.voxel_size_um,
@@ -495,7 +392,7 @@ def measured_halo(model: Model, task: Task) -> Triple:
         grown = inner.grow(halo)
         read = Box(tuple(a // d * d for a, d in zip(grown.start, divisor, strict=True)), grown.stop)
         crop = inner.shift(tuple(-a for a in read.start))
-        return model.probabilities(_read_mirrored(image, read))[(slice(None), *crop.slices)]
+        return model.probabilities(image.read_mirrored(read))[(slice(None), *crop.slices)]
 
     model.to(task.hardware.torch_device())
     reference = predict(limit)
@@ -504,17 +401,3 @@ def measured_halo(model: Model, task: Task) -> Triple:
         if float((np.abs(predict(halo) - reference) <= 0.01).mean()) >= 0.999:
             return (halo[0], halo[1], halo[2])
     return full
-
-
-def _read_mirrored(image: Volume, box: Box) -> NDArray[np.generic]:
-    """Read a box (c, z, y, x) that may reach beyond the image, which is mirrored about its outermost voxels there."""
-    places = []
-    for low, high, extent in zip(box.start, box.stop, image.shape, strict=True):
-        period = max(2 * (extent - 1), 1)
-        place = np.arange(low, high) % period
-        places.append(np.minimum(place, period - place) if extent > 1 else np.zeros_like(place))
-    inside = Box(tuple(int(p.min()) for p in places), tuple(int(p.max()) + 1 for p in places))
-    values = image.read(inside)
-    for axis, (place, start) in enumerate(zip(places, inside.start, strict=True)):
-        values = values.take(place - start, axis=1 + axis)
-    return values
