@@ -438,7 +438,8 @@ def _prepare(
     else:
         # Measured by one process, before those that help it are started: they read the steps from the experiment.
         alone = replace(hardware, devices=1)
-        steps = steps_for_minutes(stages, experiment.minutes or _DEFAULT_MINUTES, alone)
+        between = strategy.between(config, task) if hasattr(strategy, "between") else 0.0
+        steps = steps_for_minutes(stages, experiment.minutes or _DEFAULT_MINUTES, alone, between)
     update = {"settings": config.model_dump(mode="json"), "steps": steps, "minutes": None}
     return _Prepared(experiment.model_copy(update=update), strategy, config, replace(task, steps=steps), split)
 

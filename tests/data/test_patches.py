@@ -204,6 +204,19 @@ def test_robust_normalisation_brings_typical_values_to_plus_minus_two() -> None:
     assert unit.min() == 0 and unit.max() == 1
 
 
+def test_the_range_of_the_type_is_the_unit() -> None:
+    """Bytes are divided by 255, whatever they hold; floating-point values and `none` stay."""
+    values = np.array([[[[0, 51, 102]]]], np.uint8)
+    found = fit_normalisation([Volume.from_array(values)], "range")
+    np.testing.assert_allclose(found.apply(values).ravel(), [0, 0.2, 0.4], atol=1e-7)
+    assert fit_normalisation([Volume.from_array(values.astype(np.uint16))], "range").scale == (65535.0,)
+    assert fit_normalisation([Volume.from_array(values.astype(np.float32))], "range").scale == (1.0,)
+    assert (fit_normalisation([Volume.from_array(values)], "none").apply(values) == values).all()
+    mixed = [Volume.from_array(values), Volume.from_array(values.astype(np.uint16))]
+    with pytest.raises(InputError, match="uint16, uint8"):
+        fit_normalisation(mixed, "range")
+
+
 def test_constant_images_are_normalised_to_zero() -> None:
     """No division by zero."""
     out = fit_normalisation([Volume.from_array(np.full((1, 2, 4, 4), 7, np.uint8))]).apply(np.full((1, 1, 4, 4), 7))

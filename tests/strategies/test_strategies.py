@@ -38,8 +38,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "slices_2d": FLAT,
     "sparse_3d": DEEP,
     "pseudo_labels": {"teacher": FLAT, "student": DEEP},
+    "consensus": {"teacher": FLAT, "student": DEEP},
+    "continuity": {"segment": FLAT, "continuity": FLAT, "neighbours": {"planes": 5}},
+    "continuity_2022": {
+        "segment": FLAT | {"learning_rate": 3e-3},
+        "continuity": FLAT | {"learning_rate": 3e-3},
+        "neighbours": {"planes": 5},
+    },
 }
 KINDS = registry.names("strategies")
+PARTS = {
+    kind: [name for name in settings if isinstance(settings[name], dict) and "views" in settings[name]]
+    for kind, settings in SETTINGS.items()
+}
+"""Names under which a strategy keeps the settings of its networks; none where it has one network only."""
 
 
 def _labels(shape: tuple[int, int, int] = SHAPE) -> Any:
@@ -74,6 +86,14 @@ def _unlabelled(shape: tuple[int, int, int] = (9, 40, 64), seed: int = 5) -> Sam
 
 def _experiment(kind: str, *, steps: Any = 60, settings: dict[str, Any] | None = None, **options: Any) -> Experiment:
     return Experiment(strategy=kind, settings=SETTINGS[kind] | (settings or {}), steps=steps, **options)
+
+
+def _every_network(kind: str, change: dict[str, Any], *, flat_only: bool = False) -> dict[str, Any]:
+    """Change the settings of each network of a strategy, or of its 2D networks."""
+    if not PARTS[kind]:
+        return {} if flat_only and SETTINGS[kind] is DEEP else change
+    chosen = [part for part in PARTS[kind] if not (flat_only and SETTINGS[kind][part] is DEEP)]
+    return {part: SETTINGS[kind][part] | change for part in chosen}
 
 
 def _train(experiment: Experiment, samples: list[Sample], folder: Path, **options: Any) -> Model:
@@ -129,8 +149,7 @@ def test_a_strategy_is_what_its_room_says(kind: str, tmp_path: Path) -> None:
 def test_it_learns_to_tell_the_balls_from_the_rest(kind: str, axis: str, tmp_path: Path) -> None:
     """Sixty steps on some planes, along z or y: on a volume it has not seen, both balls stand out everywhere."""
     planes, flat = {"z": ("1:11:2", [1, 32, 32]), "y": ("y=2:46:4", [12, 1, 32])}[axis]
-    settings = {"patch": flat} if kind == "slices_2d" else {"teacher": FLAT | {"patch": flat}}
-    settings = {} if kind == "sparse_3d" else settings
+    settings = _every_network(kind, {"patch": flat}, flat_only=True)
     model = _train(_experiment(kind, settings=settings), [_sample(planes)], tmp_path)
     labels = _labels()
     for value in (1, 2):
@@ -160,21 +179,28 @@ def test_stages_are_named_as_they_are_trained_and_resume_for_free(kind: str, tmp
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kill_between_steps_changes_nothing(kind: str, tmp_path: Path) -> None:
-    """Interrupted in its last stage after a checkpoint, it ends in the model of an unbroken run."""
+    """Interrupted in each of its stages after a checkpoint, it ends in the model of an unbroken run."""
+    died: list[str] = []
 
     def stop(stage: Any, step: int) -> None:
-        if step == 4 and stage.name in ("segment", "student"):
+        if step == 4 and stage.name not in died:
+            died.append(stage.name)
             raise KeyboardInterrupt
 
     experiment = _experiment(kind, steps=6)
     hardware = replace(CPU, checkpoint_seconds=0.0)
-    workflow.train_samples(experiment, [_sample()], tmp_path / "a", hardware=hardware)
-    with pytest.raises(KeyboardInterrupt):
-        workflow.train_samples(
-            experiment, [_sample()], tmp_path / "b", hardware=hardware, monitor=stop, monitor_every=1
-        )
-    assert list((tmp_path / "b/stages").rglob("checkpoint.pt"))
-    workflow.train_samples(experiment, [_sample()], tmp_path / "b", hardware=hardware)
+
+    def train(folder: Path, **options: Any) -> None:
+        workflow.train_samples(experiment, [_sample()], folder, hardware=hardware, **options)
+
+    train(tmp_path / "a")
+    stages = sorted(p.name for p in (tmp_path / "a/stages").iterdir())
+    for _ in stages:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "b", monitor=stop, monitor_every=1)
+        assert list((tmp_path / "b/stages").rglob("checkpoint.pt"))
+    train(tmp_path / "b", monitor=stop, monitor_every=1)
+    assert sorted(died) == stages
     for name in ("model.json", "model.safetensors"):
         assert (tmp_path / "a/model" / name).read_bytes() == (tmp_path / "b/model" / name).read_bytes()
 
@@ -182,7 +208,8 @@ def test_a_kill_between_steps_changes_nothing(kind: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_classes_make_two_outputs(kind: str, tmp_path: Path) -> None:
     """The bright and the dark ball are each most probable in the channel named after the value in the file."""
-    steps = {"teacher": 60, "student": 120} if kind == "pseudo_labels" else 60
+    steps: Any = 120 if kind == "sparse_3d" else 60
+    steps = {"teacher": 60, "student": 120} if "student" in SETTINGS[kind] else steps
     model = _train(_experiment(kind, steps=steps), [_sample(classes=2)], tmp_path)
     assert [o.name for o in model.outputs] == ["class_1", "class_2"]
     labels = _labels()
@@ -209,10 +236,9 @@ def test_what_is_not_annotated_changes_no_weight(kind: str, tmp_path: Path) -> N
 def test_held_out_planes_change_no_weight(kind: str, tmp_path: Path) -> None:
     """Truth on held-out planes and inside the gap is inverted: last weights stay, so training never saw it."""
     planes = "0,1,2,3,4,5,6,7,8,9,10,11"
-    schedule = {"schedule": {"validations": 2, "keep": "last"}}
-    settings: dict[str, Any] = schedule
-    if kind == "pseudo_labels":
-        settings = {part: SETTINGS[kind][part] | schedule for part in ("teacher", "student")}
+    settings = _every_network(kind, {"schedule": {"validations": 2, "keep": "last"}})
+    if kind in ("continuity", "consensus"):  # else the threshold of the masks is chosen there, as it should be
+        settings["mask_threshold"] = 0.5
     experiment = _experiment(kind, steps=3, settings=settings)
     sample = _sample(planes)
     assert sample.annotation is not None
@@ -229,8 +255,9 @@ def test_held_out_planes_change_no_weight(kind: str, tmp_path: Path) -> None:
         task = replace(task, train_masks=[mask & ~gap for mask in task.train_masks if mask is not None])
         config = module.resolve(strategy_config(experiment), task)
         models.append(module.train(config, replace(task, steps=dict.fromkeys(module.stages(config, task), 3))))
-    weights = [model.networks[0].state_dict() for model in models]
-    assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
+    for one, other in zip(models[0].networks, models[1].networks, strict=True):
+        weights = [network.state_dict() for network in (one, other)]
+        assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
 
 
 @pytest.mark.parametrize(
@@ -239,6 +266,8 @@ def test_held_out_planes_change_no_weight(kind: str, tmp_path: Path) -> None:
         ("slices_2d", {"network": {"dims": 3}}, "slices_2d trains a 2D network"),
         ("sparse_3d", {"network": {"dims": 2}}, "sparse_3d trains a 3D network"),
         ("pseudo_labels", {"teacher": {"network": {"dims": 3}}}, "needs a 2D teacher and a 3D student"),
+        ("continuity", {"continuity": {"network": {"dims": 3}}}, "continuity trains two 2D networks"),
+        ("continuity", {"medians": [2]}, "odd numbers of planes"),
         ("sparse_3d", {"patch": [16, 32, 32]}, r"patch \(16, 32, 32\) .* exceeds .* \(12, 48, 48\)"),
         ("sparse_3d", {"patch": [8, 31, 32]}, r"is not a multiple of the network's divisor"),
         ("slices_2d", {"patch": [1, 64, 64]}, r"patch \(1, 64, 64\) .* exceeds"),
@@ -269,13 +298,13 @@ def test_one_plane_is_too_flat_for_3d(tmp_path: Path) -> None:
 def _seen(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     """Record the volumes that students learn from."""
     seen: list[list[Any]] = []
-    real: Callable[..., Any] = pseudo_labels.joined
+    real: Callable[..., Any] = Task.taught_volumes
 
-    def joined(*arguments: Any) -> Any:
+    def taught_volumes(*arguments: Any) -> Any:
         seen.append(real(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(pseudo_labels, "joined", joined)
+    monkeypatch.setattr(Task, "taught_volumes", taught_volumes)
     return seen
 
 
@@ -290,11 +319,11 @@ def test_unlabelled_volumes_get_pseudo_labels(tmp_path: Path, monkeypatch: pytes
     assert inferred.shape == (9, 40, 64)
     truth = _labels((9, 40, 64)) > 0
     assert np.median(inferred[truth]) > 150 and np.median(inferred[~truth]) < 100
-    assert sorted(p.name for p in (tmp_path / "stages/teacher/pseudo_labels").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "stages/teacher/predicted").iterdir()) == [
         "000.ome.zarr",
         "001.ome.zarr",
     ]
-    stored = io.open_volume(tmp_path / "stages/teacher/pseudo_labels/001.ome.zarr").read()
+    stored = io.open_volume(tmp_path / "stages/teacher/predicted/001.ome.zarr").read()
     np.testing.assert_array_equal(stored, labelled.pseudo_labels.read())
 
 

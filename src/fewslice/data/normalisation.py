@@ -15,7 +15,7 @@ from fewslice.volume import Volume
 
 __all__ = ["Method", "Normalisation", "check_finite", "fit_normalisation"]
 
-Method = Literal["robust", "unit", "none"]
+Method = Literal["robust", "unit", "range", "none"]
 
 _PLANES = 16
 _VALUES = 2**20
@@ -32,7 +32,8 @@ class Normalisation:
     method
         ``robust``: the median becomes 0 and the spread between the 0.5th and the 99.5th percentile becomes 4, so that
         typical values lie within ±2. ``unit``: those percentiles become 0 and 1, and values are clipped to [0, 1].
-        ``none``: values stay as they are.
+        ``range``: 0 and the largest value of the integer type, such as 255, become 0 and 1; floating-point images stay
+        as they are. ``none``: values stay as they are.
     offset, scale
         One number per channel, in the units of the image.
     """
@@ -61,7 +62,7 @@ def fit_normalisation(images: Sequence[Volume], method: Method = "robust") -> No
     ----------
     images
         Training images; all must have the same number of channels. Only the sampled planes are read, and none with the
-        method ``none``.
+        methods ``range`` and ``none``.
     method
         See :class:`Normalisation`.
 
@@ -77,8 +78,16 @@ def fit_normalisation(images: Sequence[Volume], method: Method = "robust") -> No
                 f"{image.source} has {image.channels} channels, but {images[0].source} has {channels}; "
                 "train on images of the same channels or choose some with --channels"
             )
-    if method == "none":
-        return Normalisation(method, (0.0,) * channels, (1.0,) * channels)
+    if method in ("none", "range"):
+        kinds = {image.dtype for image in images}
+        if method == "range" and len(kinds) > 1:
+            raise InputError(
+                f"images are of types {', '.join(sorted(map(str, kinds)))}, whose ranges differ; convert them to one "
+                "type, or set another normalisation"
+            )
+        kind = kinds.pop()
+        largest = float(np.iinfo(kind).max) if method == "range" and kind.kind in "ui" else 1.0
+        return Normalisation(method, (0.0,) * channels, (largest,) * channels)
     samples = [_sample(image) for image in images]
     offsets, scales = [], []
     for channel in range(channels):

@@ -23,7 +23,7 @@ from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.volume import Volume
 
-__all__ = ["Batch", "PatchSampler", "TrainingVolume", "cached"]
+__all__ = ["Batch", "PatchSampler", "TrainingVolume", "cached", "in_memory"]
 
 _CANDIDATES_PER_CLASS = 2**18
 _PLANES_SCANNED = 256
@@ -48,6 +48,10 @@ class TrainingVolume:
         α: the weight of voxels that have a pseudo-label but no ground truth.
     hidden
         (z, y, x) bool or None: held-out voxels, which carry weight 0 whatever is known of them.
+    certain
+        Weigh pseudo-labels by their certainty as well: 1 − H(p) / ln n, H being the entropy over the n classes.
+    fade
+        Further factor of the weight of pseudo-labels, 0–1, float32 that broadcasts to (z, y, x), or None.
     """
 
     image: Volume
@@ -56,6 +60,8 @@ class TrainingVolume:
     pseudo_labels: Volume | None = None
     pseudo_weight: float = 0.0
     hidden: NDArray[np.bool_] | None = None
+    certain: bool = False
+    fade: NDArray[np.float32] | None = None
 
 
 def cached(volumes: Iterable[TrainingVolume], *, limit: int = _CACHE_BYTES) -> list[TrainingVolume]:
@@ -68,24 +74,28 @@ def cached(volumes: Iterable[TrainingVolume], *, limit: int = _CACHE_BYTES) -> l
     limit
         Bytes that all copies together may take; by default 2 GiB. What does not fit is read patch by patch.
     """
-    room = limit
-
-    def kept(data: Volume) -> Volume:
-        nonlocal room
-        size = data.channels * math.prod(data.shape) * data.dtype.itemsize
-        if isinstance(data.array, np.ndarray) or size > room:
-            return data
-        room -= size
-        return replace(data, array=data.read())
-
+    given = list(volumes)
+    kept = iter(in_memory([d for v in given for d in (v.image, v.pseudo_labels) if d is not None], limit=limit))
     return [
         replace(
             volume,
-            image=kept(volume.image),
-            pseudo_labels=None if volume.pseudo_labels is None else kept(volume.pseudo_labels),
+            image=next(kept),
+            pseudo_labels=None if volume.pseudo_labels is None else next(kept),
         )
-        for volume in volumes
+        for volume in given
     ]
+
+
+def in_memory(volumes: Iterable[Volume], *, limit: int = _CACHE_BYTES) -> list[Volume]:
+    """Return the same volumes, read into memory as long as there is room for `limit` bytes of copies together."""
+    kept = []
+    for volume in volumes:
+        size = volume.channels * math.prod(volume.shape) * volume.dtype.itemsize
+        if not isinstance(volume.array, np.ndarray) and size <= limit:
+            limit -= size
+            volume = replace(volume, array=volume.read())
+        kept.append(volume)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -253,10 +263,11 @@ class PatchSampler:
             target[0] = np.clip(1.0 - probabilities.sum(0), 0.0, 1.0)
             total = target[:-1].sum(0, keepdims=True)
             target[:-1] /= np.maximum(total, 1e-6)
+            trust = _trust(volume, box, target[:-1])
             if self.targets == "hard":
                 best = target[:-1].argmax(0)
                 target[:-1] = best[None] == np.arange(self.classes + 1)[:, None, None, None]
-            weight = np.where(annotated, 1.0, volume.pseudo_weight).astype(np.float32)
+            weight = np.where(annotated, 1.0, trust).astype(np.float32)
             target[-1] = ~annotated
         for value in range(self.classes + 1):
             target[value][annotated] = labels[annotated] == value
@@ -291,6 +302,18 @@ class PatchSampler:
             offset = int(draw.integers(size // 4, max(size - size // 4, size // 4 + 1)))
             start.append(int(np.clip(int(centre[axis]) - offset, 0, extent - size)))
         return Box(tuple(start), tuple(s + p for s, p in zip(start, self.patch, strict=True))), index
+
+
+def _trust(volume: TrainingVolume, box: Box, probabilities: NDArray[np.float32]) -> NDArray[np.float32] | float:
+    """Return the weight of pseudo-labels in a box, given their probabilities (classes, z, y, x) that sum to 1."""
+    trust: NDArray[np.float32] | float = volume.pseudo_weight
+    if volume.certain:
+        entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(0)
+        trust = trust * np.clip(1.0 - entropy / math.log(len(probabilities)), 0.0, 1.0)
+    if volume.fade is not None:
+        where = tuple(slice(None) if n == 1 else part for n, part in zip(volume.fade.shape, box.slices, strict=True))
+        trust = trust * volume.fade[where]
+    return trust
 
 
 def _gaps(volume: TrainingVolume) -> tuple[bool, bool, bool]:

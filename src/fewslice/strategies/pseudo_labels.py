@@ -9,21 +9,27 @@
 
 The paper gives neither α nor whether pseudo-labels are hard or soft. Here soft ones are the default; α is fixed, or
 chosen among several on held-out annotated voxels.
+
+Beyond the paper, pseudo-labels may be what several sources agree on (the teacher, its masks cleaned along z, the planes
+between annotated ones interpolated), weighted by their certainty and by how far the nearest annotated plane is. The
+recipe `consensus` is set so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from fewslice import io
+from fewslice import morphology as along_z
 from fewslice.data.patches import TrainingVolume, cached
 from fewslice.errors import InputError
-from fewslice.model import Model, model_hash
-from fewslice.prediction.blockwise import predict_volume
+from fewslice.model import Model
+from fewslice.prediction.samples import predict_samples, seconds_to_predict
+from fewslice.training.cleaning import clean_samples, known_planes
+from fewslice.training.consensus import agree, fading, interpolate_sample
 from fewslice.training.fit import Fitted
 from fewslice.training.segmentation import (
     SegmentationConfig,
@@ -31,12 +37,16 @@ from fewslice.training.segmentation import (
     finished_model,
     resolved,
     segmentation_stage,
+    untrained_model,
 )
 from fewslice.training.stage import Stage
 from fewslice.training.task import Task
 from fewslice.volume import Volume
 
-__all__ = ["Config", "resolve", "stages", "train"]
+__all__ = ["Config", "between", "resolve", "stages", "train"]
+
+
+Source = Literal["teacher", "morphology", "signed_distance", "contours"]
 
 
 class Config(BaseModel):
@@ -55,6 +65,17 @@ class Config(BaseModel):
         ``soft``: the teacher's probabilities; ``hard``: its most probable class.
     teacher_share
         Share of the training budget that the teacher gets.
+    sources
+        Whose mean the pseudo-labels are: ``teacher``; ``morphology``, the teacher's masks cleaned along z;
+        ``signed_distance`` and ``contours``, interpolated between annotated planes, where a sample has any.
+    morphology
+        Sizes of the operator that cleans the teacher's masks.
+    mask_threshold
+        Probability from which a voxel belongs to the mask that is cleaned; None: the one chosen on held-out annotation.
+    certainty
+        Weigh a pseudo-label by α · (1 − H(p) / ln n), H being the entropy over the n classes.
+    fade_planes
+        Weigh it by exp(−d / fade_planes) as well, d being the distance to the nearest annotated plane; None: not.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +85,11 @@ class Config(BaseModel):
     alpha: float | tuple[float, ...] = 0.5
     targets: Literal["soft", "hard"] = "soft"
     teacher_share: float = Field(0.35, gt=0, lt=1)
+    sources: tuple[Source, ...] = ("teacher",)
+    morphology: along_z.Config = along_z.Config()
+    mask_threshold: float | None = Field(None, gt=0, lt=1)
+    certainty: bool = False
+    fade_planes: float | None = Field(None, gt=0)
 
     @field_validator("alpha")
     @classmethod
@@ -71,6 +97,13 @@ class Config(BaseModel):
         values = value if isinstance(value, tuple) else (value,)
         if not values or any(not 0 <= a <= 100 for a in values) or len(set(values)) < len(values):
             raise ValueError(f"give one weight, or several different ones, between 0 and 100, not {value}")
+        return value
+
+    @field_validator("sources")
+    @classmethod
+    def _some(cls, value: tuple[Source, ...]) -> tuple[Source, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError(f"give one source, or several different ones, not {list(value)}")
         return value
 
     @property
@@ -95,12 +128,11 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
             f"alpha={list(config.alphas)} is to be chosen on held-out annotation, but too little is annotated to hold "
             "any out; give one value or annotate more planes"
         )
-    budget = 0.9  # the rest is for the teacher's pseudo-labels
-    each = budget * (1 - config.teacher_share) / len(config.alphas)
+    each = (1 - config.teacher_share) / len(config.alphas)
     known = task.annotated_volumes()
     out: dict[str, tuple[float, Callable[[], Stage]]] = {
         "teacher": (
-            budget * config.teacher_share,
+            config.teacher_share,
             lambda: segmentation_stage(task, "teacher", config.teacher, known),
         )
     }
@@ -111,64 +143,57 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
     return out | {student_name(config, alpha): (each, student) for alpha in config.alphas}
 
 
+def between(config: Config, task: Task) -> float:
+    """Return about how many seconds the teacher takes to label every voxel of every sample."""
+    return seconds_to_predict(untrained_model(task, config.teacher), task)
+
+
 def student_name(config: Config, alpha: float) -> str:
     """Return the name of the stage that trains the student with `alpha`."""
     return "student" if len(config.alphas) == 1 else f"student_alpha_{alpha:g}"
 
 
-def train(config: Config, task: Task) -> Model:
+def train(config: Config, task: Task, *, strategy: str = "pseudo_labels") -> Model:
     """Train the teacher, let it label everything, train the student on both."""
-    teacher = train_teacher(config, task)
-    pseudo_labels = infer(teacher, task)
+    fitted = task.fit(segmentation_stage(task, "teacher", config.teacher, task.annotated_volumes()))
+    teacher = finished_model(task, config.teacher, fitted, strategy=f"{strategy} teacher")
+    pseudo_labels = agreed(config, task, teacher, predict_samples(teacher, task, "teacher"))
     students: list[tuple[float, Fitted]] = []
     for alpha in config.alphas:
-        volumes = joined(task, pseudo_labels, alpha)
+        volumes = cached(weighted(config, task, pseudo_labels, alpha))
         stage = segmentation_stage(task, student_name(config, alpha), config.student, volumes, targets=config.targets)
         students.append((alpha, task.fit(stage)))
     alpha, best = max(students, key=lambda s: float(s[1].validation["score"]) if s[1].validation else 0.0)
     task.run.record({"event": "alpha", "chosen": alpha, "tried": list(config.alphas)})
-    return finished_model(task, config.student, best, strategy="pseudo_labels")
+    return finished_model(task, config.student, best, strategy=strategy)
 
 
-def train_teacher(config: Config, task: Task) -> Model:
-    """Train the 2D network on the annotated planes."""
-    stage = segmentation_stage(task, "teacher", config.teacher, task.annotated_volumes())
-    model = finished_model(task, config.teacher, task.fit(stage), strategy="pseudo_labels teacher")
-    task.once(lambda: model.save(task.run.stage("teacher") / "model"))
-    return model
-
-
-def infer(teacher: Model, task: Task) -> Sequence[Volume]:
-    """Let the teacher predict every sample; stored under the teacher's stage, so that a resumed run finds them."""
-    folder = task.run.stage("teacher")
-    identity = model_hash(folder / "model")
-    paths = [folder / "pseudo_labels" / f"{index:03d}.ome.zarr" for index in range(len(task.samples))]
-
-    def predict() -> None:
-        paths[0].parent.mkdir(exist_ok=True)
-        for sample, path in zip(task.samples, paths, strict=True):
-            device = task.hardware.torch_device()
-            made = predict_volume(teacher, sample.image, path, model_id=identity, device=device, pyramids=False)
-            if made.outcome.failed:
-                reason = made.outcome.failed[0][1]
-                raise InputError(f"{sample.image.source} cannot be pseudo-labelled: {reason}; mend the image")
-
-    task.once(predict)
-    return [io.open_volume(path) for path in paths]
-
-
-def joined(task: Task, pseudo_labels: Sequence[Volume], alpha: float) -> list[TrainingVolume]:
-    """Join ground truth and pseudo-labels of every sample; held-out voxels stay unseen."""
-    return cached(
-        TrainingVolume(
-            image=sample.image,
-            labels=sample.annotation.classes if sample.annotation is not None else None,
-            annotated=mask,
-            pseudo_labels=inferred,
-            pseudo_weight=alpha,
-            hidden=hidden if hidden is not None and np.any(hidden) else None,
+def agreed(config: Config, task: Task, teacher: Model, predicted: Sequence[Volume]) -> list[Volume]:
+    """Return, for every sample, the mean of the sources; those that need annotated planes where there are some."""
+    axis = task.plane_axis()
+    cleaned: Sequence[Volume] = ()
+    if "morphology" in config.sources:
+        cleaned = clean_samples(
+            predicted, task, "teacher", config.morphology, config.mask_threshold or teacher.threshold
         )
-        for sample, mask, hidden, inferred in zip(
-            task.samples, task.train_masks, task.validation_masks, pseudo_labels, strict=True
-        )
-    )
+    agreements = []
+    for index, (sample, mask) in enumerate(zip(task.samples, task.train_masks, strict=True)):
+        found = [predicted[index]] if "teacher" in config.sources else []
+        found += [cleaned[index]] if cleaned else []
+        for method in ("signed_distance", "contours"):
+            if method in config.sources and mask is not None and known_planes(mask, sample.image.shape, axis).any():
+                found.append(interpolate_sample(sample, mask, axis, task.classes, method))
+        # without annotated planes there is nothing to interpolate
+        agreements.append(agree(found or [predicted[index]]))
+    return agreements
+
+
+def weighted(config: Config, task: Task, pseudo_labels: Sequence[Volume], alpha: float) -> list[TrainingVolume]:
+    """Join truth and pseudo-labels of every sample, the latter weighted by α, certainty and distance."""
+    volumes = []
+    for volume in task.taught_volumes(pseudo_labels, alpha):
+        fade = None
+        if config.fade_planes is not None:
+            fade = fading(volume.annotated, volume.image.shape, task.plane_axis(), config.fade_planes)
+        volumes.append(replace(volume, certain=config.certainty, fade=fade))
+    return volumes

@@ -29,7 +29,15 @@ from fewslice.training.held_out import HeldOut
 from fewslice.training.stage import Schedule, Stage
 from fewslice.training.task import Task
 
-__all__ = ["SegmentationConfig", "dims_of", "finished_model", "network_step", "resolved", "segmentation_stage"]
+__all__ = [
+    "SegmentationConfig",
+    "dims_of",
+    "finished_model",
+    "network_step",
+    "resolved",
+    "segmentation_stage",
+    "untrained_model",
+]
 
 Triple = tuple[int, int, int]
 
@@ -65,7 +73,7 @@ class SegmentationConfig(BaseModel):
     augment
         Augmentation.
     normalisation
-        ``robust``, ``unit`` or ``none``.
+        ``robust``, ``unit``, ``range`` or ``none``; see :class:`fewslice.data.normalisation.Normalisation`.
     views
         Views averaged at prediction: 1, 4, 8 or 16; see :class:`fewslice.model.NetworkStep`.
     schedule
@@ -324,6 +332,20 @@ def network_step(task: Task, config: SegmentationConfig, gather: Neighbours | No
         plane_axis=task.plane_axis() if dims_of(config) == 2 else 0,
         views=config.views,
         gather=gather,
+    )
+
+
+def untrained_model(task: Task, config: SegmentationConfig) -> Model:
+    """Wrap a stage's network before it has learned anything, to see what its prediction costs."""
+    assert config.patch is not None
+    step = network_step(task, config)
+    return Model(
+        [step],
+        [build_network(config.network, step.in_channels, step.out_channels)],
+        normalisation=task.normalisation(config.normalisation),
+        class_values=task.class_values,
+        voxel_size_um=task.voxel_size_um,
+        patch=config.patch,
     )
 
 

@@ -16,6 +16,7 @@ from fewslice.errors import InputError
 from fewslice.training.fit import Fitted, Hardware, Monitor, fit
 from fewslice.training.run_folder import RunFolder
 from fewslice.training.stage import Stage
+from fewslice.volume import Volume
 
 __all__ = ["Task"]
 
@@ -96,6 +97,30 @@ class Task:
             for sample, mask in zip(self.samples, self.train_masks, strict=True)
             if sample.annotation is not None and mask is not None
         )
+
+    def taught_volumes(self, pseudo_labels: Sequence[Volume], weight: float) -> list[TrainingVolume]:
+        """Return every sample with its truth and, beside it, pseudo-labels; held-out voxels stay unseen.
+
+        Parameters
+        ----------
+        pseudo_labels
+            Per sample (classes, z, y, x) uint8, 0–255 for probabilities 0–1.
+        weight
+            Of voxels that carry a pseudo-label, relative to annotated ones.
+        """
+        return [
+            TrainingVolume(
+                image=sample.image,
+                labels=sample.annotation.classes if sample.annotation is not None else None,
+                annotated=mask,
+                pseudo_labels=inferred,
+                pseudo_weight=weight,
+                hidden=hidden if hidden is not None and np.any(hidden) else None,
+            )
+            for sample, mask, hidden, inferred in zip(
+                self.samples, self.train_masks, self.validation_masks, pseudo_labels, strict=True
+            )
+        ]
 
     def plane_axis(self) -> int:
         """Return the axis (0, 1, 2 = z, y, x) along which planes were annotated.
