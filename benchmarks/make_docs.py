@@ -63,8 +63,7 @@ Read these with care:
   comparison; recipes are chosen on it and inside x < 288 of the real stack, and x ≥ 320 is scored once per frozen
   recipe.
 - The published 2D network comes with neither α, learning rate nor schedule; those are ours.
-- The sparse 3D arm is the student's network and budget with weight 0 on unlabelled voxels (α = 0); it learns by
-  cross-entropy and soft Dice, the default; the student by cross-entropy alone, as in the paper.
+- The sparse 3D arm is the student's network, loss and budget with weight 0 on unlabelled voxels (α = 0).
 """
 
 

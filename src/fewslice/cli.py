@@ -157,7 +157,7 @@ def predict(
     channels: Channels = None,
     voxel_size_um: Voxel = None,
     threshold: Annotated[float | None, typer.Option(help="0 to 1; by default the one training chose.")] = None,
-    views: Annotated[int | None, typer.Option(help="In-plane views averaged: 1, 4 or 8.")] = None,
+    views: Annotated[int | None, typer.Option(help="Views averaged: 1, 4, 8 or, in 3D, 16.")] = None,
     full_halo: Annotated[bool, typer.Option("--full-halo", help="Read the whole receptive field.")] = False,
     block: Annotated[str | None, typer.Option(help="Voxels written per block, z,y,x.")] = None,
     resample: Annotated[bool, typer.Option("--resample", help="Accept another voxel size than the model's.")] = False,
@@ -171,8 +171,8 @@ def predict(
     """
     from fewslice import workflow
 
-    if views not in (None, 1, 4, 8):
-        raise InputError(f"--views {views} must be 1, 4 or 8")
+    if views not in (None, 1, 4, 8, 16):
+        raise InputError(f"--views {views} must be 1, 4, 8 or 16")
     blocks = _integers(block, "--block")
     if blocks is not None and (len(blocks) != 3 or min(blocks) < 1):
         raise InputError(f"--block {block} must be three positive numbers, z,y,x")
@@ -404,10 +404,17 @@ def _say_trained(folder: Path) -> None:
     for event in read_lines(folder / "log.jsonl"):
         if event.get("event") == "validation":
             last[event["stage"]] = event
+    chosen = [e for e in read_lines(folder / "log.jsonl") if e.get("event") == "calibration"]
     for stage, event in last.items():
         typer.echo(
             f"{stage}: Dice {event['dice']:.3f} on held-out annotation, "
             f"{event['dice_at_threshold']:.3f} at threshold {event['threshold']:.2f}"
+        )
+    if chosen:
+        median = f", median over {chosen[-1]['median']} planes" if chosen[-1]["median"] > 1 else ""
+        typer.echo(
+            f"model: Dice {chosen[-1]['dice']:.3f} on held-out annotation at threshold {chosen[-1]['threshold']:.2f}"
+            f"{median}, {chosen[-1]['dice_at_half']:.3f} at 0.5 without"
         )
     typer.echo(f"trained {folder}; next: fewslice predict {folder} IMAGE -o OUT.ome.zarr")
 

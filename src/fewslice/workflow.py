@@ -215,7 +215,7 @@ def predict(
     threshold
         Foreground threshold, 0–1; by default the one chosen in training.
     views
-        1, 4 or 8 in-plane views; by default what training set.
+        1, 4, 8 or 16 views (see :class:`fewslice.model.NetworkStep`); by default what training set.
     full_halo
         Read the whole receptive field around every block instead of the measured halo.
     block

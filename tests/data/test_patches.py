@@ -126,6 +126,24 @@ def test_ground_truth_wins_over_pseudo_labels_and_alpha_weighs_the_rest() -> Non
         np.testing.assert_array_equal(flag.numpy(), ~known)
 
 
+def test_uncertain_and_distant_pseudo_labels_weigh_less() -> None:
+    """By hand: α (1 − H(p) / ln 2) times the factor of the plane; hard targets keep the certainty of soft ones."""
+    p = np.zeros((1, 6, 10, 12), np.uint8)
+    p[:, :, :, ::3], p[:, :, :, 1::3], p[:, :, :, 2::3] = 255, 51, 127
+    fade = np.linspace(0.5, 1, 6, dtype=np.float32).reshape(6, 1, 1)
+    volume = _volume(pseudo_labels=Volume.from_array(p), pseudo_weight=0.5, certain=True, fade=fade)
+    assert volume.annotated is not None
+    for targets in ("soft", "hard"):
+        batch = _sampler(volume, targets=targets).batch(0)
+        for image, weight in zip(batch.image, batch.weight, strict=True):
+            where = image[0].numpy().astype(int)
+            q = p[0].ravel()[where] / 255
+            entropy = -sum(np.where(v > 0, v * np.log(np.maximum(v, 1e-9)), 0) for v in (q, 1 - q))
+            expected = 0.5 * (1 - entropy / np.log(2)) * fade.ravel()[where // 120]
+            known = volume.annotated.ravel()[where]
+            np.testing.assert_allclose(weight.numpy(), np.where(known, 1.0, expected), atol=1e-5)
+
+
 def test_hard_targets_are_the_most_probable_class() -> None:
     """Two classes at 100 and 120 of 255 leave 35 for the background: class 2 wins."""
     pseudo = np.stack([np.full((6, 10, 12), 100, np.uint8), np.full((6, 10, 12), 120, np.uint8)])

@@ -269,7 +269,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("two_channels.tif", "2 channels", "1"),
     ),
     "predict: block of parts of chunks": (f"{PREDICT} --block 40,40,0", ("40,40,0", "positive")),
-    "predict: views": (f"{PREDICT} --views 3", ("3", "1, 4 or 8")),
+    "predict: views": (f"{PREDICT} --views 3", ("3", "1, 4, 8 or 16")),
     "predict: threshold": (f"{PREDICT} --threshold 2", ("threshold", "2.0")),
     "predict: threshold NaN": (f"{PREDICT} --threshold nan", ("threshold", "nan")),
     "predict: device": (f"{PREDICT} --device quantum", ("quantum", "cpu")),

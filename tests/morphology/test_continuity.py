@@ -412,6 +412,7 @@ def test_pixels_of_other_voxels() -> None:
     sizes = morphology.in_pixels(config, (2, 0.5, 0.25))
     assert sizes == PixelSizes(80, 0, (2.0, 4.0))
     assert morphology.in_pixels(Config(min_area_um2=1), (1, 0.7, 0.7)).min_area == 3  # 2.04 pixels are not covered by 2
+    assert morphology.in_pixels(Config(min_area_um2=0.0001), (1, 0.001, 0.001)).min_area == 100  # 100.00000000000001
 
 
 @pytest.mark.parametrize("field", ["min_area_um2", "propagated_min_area_um2", "erosion_um_per_um"])

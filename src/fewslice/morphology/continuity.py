@@ -69,7 +69,7 @@ PUBLISHED_VOXEL_UM = (0.005, 0.005, 0.005)
 """Voxel (z, y, x) of the published sizes, and what a volume of unknown voxel size is taken for."""
 
 _ROUNDING = 1e-6
-"""Sizes that differ by less, relative to a pixel, are equal: 0.0075 µm² are 300 px of 5 nm, not 300.00000000000006."""
+"""Numbers of pixels or planes that differ by less are equal: 0.0001 µm² are 100 px of 1 nm, not 100.00000000000001."""
 
 
 class Config(BaseModel):

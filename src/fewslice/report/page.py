@@ -155,6 +155,7 @@ def _run_view(run: Run) -> dict[str, Any]:
         "versions": {k: v for k, v in sorted(provenance.get("versions", {}).items()) if v},
         "hardware": provenance.get("hardware", {}),
         "threshold": run.model.get("threshold"),
+        "median": run.model.get("median", 1),
         "commands": _commands(run),
         "inputs": provenance.get("inputs", {}),
     }

@@ -59,7 +59,9 @@ class Config(BaseModel):
     student
         The 3D network and how it is trained.
     alpha
-        Weight of voxels that carry a pseudo-label, relative to annotated ones. Several values: each trains a student on
+        Weight of voxels that carry a pseudo-label, relative to annotated ones. There are many more of them, so a small
+        one goes far: with one plane of 32 annotated, 0.05 gives them 60 % of the loss and 0.5 gives them 94 %. Several
+        values: each trains a student on
         its part of the budget, and held-out annotation chooses.
     targets
         ``soft``: the teacher's probabilities; ``hard``: its most probable class.
@@ -82,7 +84,7 @@ class Config(BaseModel):
 
     teacher: SegmentationConfig = SegmentationConfig(network={"kind": "unet", "dims": 2})
     student: SegmentationConfig = SegmentationConfig(network={"kind": "unet", "dims": 3})
-    alpha: float | tuple[float, ...] = 0.5
+    alpha: float | tuple[float, ...] = 0.05
     targets: Literal["soft", "hard"] = "soft"
     teacher_share: float = Field(0.35, gt=0, lt=1)
     sources: tuple[Source, ...] = ("teacher",)

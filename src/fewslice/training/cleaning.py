@@ -77,6 +77,7 @@ def clean_samples(
         neighbours alone.
     """
     axis = task.plane_axis()
+    _say(task, axis)
     identity = model_hash(task.run.stage(stage) / "model")
     key = hashlib.sha256(json.dumps([identity, config.model_dump(), threshold]).encode()).hexdigest()
     cleaned = []
@@ -114,6 +115,18 @@ def clean_samples(
         parts = [io.open_labels(store / "labels" / name) for name in names]
         cleaned.append(replace(p, array=MaskProbabilities(parts), source=str(store)))
     return cleaned
+
+
+def _say(task: Task, axis: int) -> None:
+    """Note what a user might not expect: another axis, or sizes in pixels."""
+    notes = [f"Planes are annotated along {'zyx'[axis]}, so masks are cleaned along {'zyx'[axis]}."] if axis else []
+    if task.voxel_size_um is None:
+        notes.append(
+            "The voxel size is unknown, so the sizes of the morphology are taken for cubes of 5 nm: by default "
+            "components below 300 pixels are dropped; give --voxel-size-um to have them in µm²."
+        )
+    for note in notes:
+        task.run.record({"event": "note", "note": note})
 
 
 @dataclass(frozen=True)
