@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,7 +24,11 @@ from benchmarks.arms import device_of
 from benchmarks.cells import Cell, Clock, Context, data_identity
 from benchmarks.problems import DATA, read_pair
 
-__all__ = ["RECIPE", "again", "main", "make_cell", "plan", "run_cell"]
+if TYPE_CHECKING:
+    from fewslice.data.samples import Sample
+    from fewslice.experiment import Experiment
+
+__all__ = ["RECIPE", "again", "main", "make_cell", "make_sample", "measure", "plan", "run_cell", "score_plain"]
 
 RECIPE = "1"
 """Version of the recipes. Raise it whenever a setting or code that moves scores changes."""
@@ -79,20 +83,8 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
 
 def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
     """Train one arm, predict the test stack block by block, score it."""
-    import numpy as np
-
-    from fewslice import io, workflow
-    from fewslice.annotation import from_labels
-    from fewslice.data.samples import Sample
     from fewslice.experiment import Experiment
-    from fewslice.prediction import predict_volume
-    from fewslice.training.fit import Hardware
-    from fewslice.volume import Volume
 
-    kind, device = device_of(context.device)
-    image, labels = read_pair("em_train", context.data)
-    annotation = from_labels(labels, planes=[PLANES], background=0)
-    sample = Sample("train", Volume.from_array(image, voxel_size_um=VOXEL_SIZE_UM), annotation)
     minutes = cell.budget.get("minutes")
     experiment = Experiment(
         strategy=cell.config["strategy"],
@@ -101,33 +93,93 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         steps=None if minutes else {stage: int(steps) for stage, steps in cell.budget.items()},
         seed=cell.draw,
     )
+    image, labels = read_pair("em_train", context.data)
+    sample = make_sample(image, labels, PLANES)
+    return measure(experiment, sample, lambda: read_pair("em_test", context.data), context, model_id=cell.key)
+
+
+def make_sample(image: Any, labels: Any, planes: str) -> Sample:
+    """Join image and labels (z, y, x) of which only `planes` are annotated, such as ``0:160:5`` or ``0,5,10``."""
+    from fewslice.annotation import from_labels
+    from fewslice.data.samples import Sample
+    from fewslice.volume import Volume
+
+    annotation = from_labels(labels, planes=[planes], background=0)
+    return Sample("train", Volume.from_array(image, voxel_size_um=VOXEL_SIZE_UM), annotation)
+
+
+def measure(
+    experiment: Experiment,
+    sample: Sample,
+    read_test: Callable[[], tuple[Any, Any]],
+    context: Context,
+    *,
+    model_id: str,
+    cut: float = 0.5,
+    look: Callable[[Path, Any, Any], Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Train on one sample, predict the test stack block by block, score it.
+
+    Parameters
+    ----------
+    experiment
+        Strategy, settings, budget, seed.
+    sample
+        What is trained on.
+    read_test
+        Reads image and labels (z, y, x) of the test stack; called when training is done, and timed with prediction.
+    context
+        Device, threads, scratch folder.
+    model_id
+        Identity of the model in the stored prediction.
+    cut
+        Threshold of the main scores; see :func:`score_plain`.
+    look
+        Called with the run folder, the test probability (z, y, x; uint8) and the truth (bool) before the run is
+        removed; gives further scores.
+
+    Returns
+    -------
+    dict
+        ``scores, steps, cpu_seconds, wall_seconds`` (of training), ``predict_seconds, device_kind`` and, but for a
+        CPU, ``device``.
+    """
+    import numpy as np
+
+    from fewslice import io, workflow
+    from fewslice.prediction import predict_volume
+    from fewslice.training.fit import Hardware
+    from fewslice.volume import Volume
+
+    kind, device = device_of(context.device)
     context.work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=context.work, prefix="em-") as scratch:
+    with tempfile.TemporaryDirectory(dir=context.work, prefix="run-") as scratch:
         run = Path(scratch) / "run"
         clock = Clock()
-        hardware = Hardware(device=context.device)
-        model = workflow.train_samples(experiment, [sample], run, hardware=hardware)
+        model = workflow.train_samples(experiment, [sample], run, hardware=Hardware(device=context.device))
         trained = {"cpu_seconds": clock.cpu, "wall_seconds": clock.wall}
         clock = Clock()
-        test, truth = read_pair("em_test", context.data)
+        test, truth = read_test()
         output = Path(scratch) / "test.ome.zarr"
         volume = Volume.from_array(test, voxel_size_um=VOXEL_SIZE_UM)
-        predict_volume(model, volume, output, model_id=cell.key, device=kind, pyramids=False)
+        predict_volume(model, volume, output, model_id=model_id, device=kind, pyramids=False)
         probability = np.asarray(io.open_volume(output).read())[0]
         predicting = {"cpu": clock.cpu, "wall": clock.wall}
         steps = _steps_taken(run)
-    scores = score_plain(probability, truth > 0, model.threshold)
+        scores = score_plain(probability, truth > 0, model.threshold, cut=cut)
+        if look is not None:
+            scores |= look(run, probability, truth > 0)
     result = {"scores": scores, "steps": steps, "predict_seconds": predicting, "device_kind": kind, **trained}
     return {**result, **({"device": device} if device else {})}
 
 
-def score_plain(probability: Any, truth: Any, threshold: float) -> dict[str, Any]:
-    """Score uint8 probabilities (z, y, x; 0–255) at 0.5 and at the threshold that training chose."""
+def score_plain(probability: Any, truth: Any, threshold: float, *, cut: float = 0.5) -> dict[str, Any]:
+    """Score uint8 probabilities (z, y, x; 0–255) at `cut` and at the threshold that training chose."""
     import numpy as np
 
     from fewslice.metrics.semantic import confusion_at, scores
 
-    cuts = [0.5, threshold, *np.linspace(0.05, 0.95, 19)]
+    cuts = [cut, threshold, *np.linspace(0.05, 0.95, 19)]
     matrices = confusion_at(probability, truth, cuts)
     swept = [scores(matrix)["dice"] or 0.0 for matrix in matrices]
     chosen = {f"{name}_chosen": value for name, value in scores(matrices[1]).items()}

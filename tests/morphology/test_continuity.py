@@ -256,6 +256,12 @@ def test_erosion_differs_along_y_and_x_and_may_be_no_whole_number(draw: Draw) ->
         assert (result[planes, 1:6, 1:6] == (far > planes)).all()
 
 
+def test_rounding_does_not_let_a_pixel_survive(draw: Draw) -> None:
+    masks = draw(".###########  ............")
+    expected = draw(".###########  ..........##")  # 9 · (1 / 9) is 1.0000000000000002 when added up
+    assert (morphology.propagate(masks, on(0, depth=2), (9, 9), 1) == expected).all()
+
+
 def test_no_erosion_carries_the_truth_to_the_ends(draw: Draw) -> None:
     masks = draw(SQUARE)[[0, 1, 0, 0]]
     result = morphology.propagate(masks, on(1, depth=4), (0, 0), 25)

@@ -22,7 +22,8 @@ from fewslice.morphology import (
 
 Draw = Callable[[str], np.ndarray]
 
-with_itk = pytest.mark.skipif(find_spec("itk") is None, reason="needs the extra 'interpolation'")
+_ITK = "itkwasm_morphological_contour_interpolation"
+with_itk = pytest.mark.skipif(find_spec(_ITK) is None, reason="needs the extra 'interpolation'")
 some = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

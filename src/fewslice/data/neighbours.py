@@ -27,7 +27,7 @@ class Neighbours(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    planes: int = Field(15, ge=1, description="planes of probabilities, the middle one included; odd")
+    planes: int = Field(15, ge=0, description="planes of probabilities, the middle one included; odd, or 0 for none")
     image_planes: int = Field(1, ge=0, description="planes of the image beside them; odd, or 0 for none")
     threshold: float | None = Field(
         None, gt=0, lt=1, description="probabilities become masks at this threshold; None: they stay as they are"
@@ -38,6 +38,8 @@ class Neighbours(BaseModel):
         for name, count in (("planes", self.planes), ("image_planes", self.image_planes)):
             if count and count % 2 == 0:
                 raise ValueError(f"{name} is {count}; it must be odd, so that there is a middle plane")
+        if not self.planes and not self.image_planes:
+            raise ValueError("planes and image_planes are both 0, so there is nothing to see; set one of them")
         return self
 
     @property

@@ -64,18 +64,18 @@ def clean_columns(
         Returns the predicted foreground of a region, bool (z, y, x). Called once per column, before anything is
         written there.
     read_truth
-        Returns the true foreground of a region, bool (z, y, x). Called twice per column for every annotated plane, for
-        the column and as far around it as erosion looks.
+        Returns the true foreground of a region, bool (z, y, x). Called for one annotated plane at a time, three times
+        per column: for the column, and twice for as far around it as erosion looks.
     known
         Which planes are annotated completely, bool (z,).
     store
-        Receives the result; its shape is the volume's. It is written and read eight times, so one that was left
-        half-way holds nothing of use: clean again.
+        Receives the result; its shape is the volume's. It is written eight times, so one that was left half-way holds
+        nothing of use: clean again.
     sizes
         In pixels; see :func:`fewslice.morphology.in_pixels`.
     tile
         Rows and columns of a column of voxels, whole chunks of the store. Memory: about four times such a column (one
-        byte per voxel), the annotated planes around it, and for every plane one row of pixels (16 bytes each).
+        byte per voxel), an annotated plane around it, and for every plane one row of pixels (up to 48 bytes each).
     progress
         Called with (columns done, columns in all), over all sweeps.
 
