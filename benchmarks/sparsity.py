@@ -44,8 +44,8 @@ RECIPE = "2"
 """Version of the recipes. Raise it whenever a setting, a budget or code that moves scores changes.
 
 2: patches reach beyond the volume along sparsely annotated axes, without which the sparse 3D network was never judged
-at the ends of a volume; α is 0.05, not 0.5; 3D networks of the quick tier have 8 features, not 16; both 3D arms learn by
-cross-entropy.
+at the ends of a volume; α is 0.05, not 0.5; 3D networks of the quick tier have 8 features, not 16; both 3D arms learn
+by cross-entropy.
 """
 
 DRAWS = 5

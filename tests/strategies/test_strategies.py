@@ -378,3 +378,82 @@ def test_without_pseudo_weight_the_student_is_the_sparse_network(tmp_path: Path)
     )
     weights = [m.networks[0].state_dict() for m in (student, beside)]
     assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
+
+
+# ----------------------------------------------------------------------------------------- continuity and consensus
+
+
+@pytest.mark.parametrize("kind", ["continuity", "consensus"])
+@pytest.mark.parametrize("planes", ["5", "4,5", "3,9", "y=14,34", "0:12"])
+def test_any_annotated_planes_will_do(kind: str, planes: str, tmp_path: Path) -> None:
+    """One, adjacent ones, the ends alone, planes along y, every plane; more neighbours than the volume is deep."""
+    flat = [8, 1, 32] if planes.startswith("y") else [1, 32, 32]
+    settings = _every_network(kind, {"patch": flat}, flat_only=True)
+    settings |= {"neighbours": {"planes": 31, "image_planes": 3}} if kind == "continuity" else {}
+    said: list[str] = []
+    model = _train(
+        _experiment(kind, steps=3, settings=settings),
+        [_sample(planes), _unlabelled()],
+        tmp_path,
+        listener=lambda event: said.append(str(event.get("note", ""))),
+    )
+    p = model.probabilities(_sample().image.read(), bfloat16=False)
+    assert p.shape == (1, *SHAPE) and np.isfinite(p).all()
+    assert any("along y" in note for note in said) == planes.startswith("y")
+    stage = "segment" if kind == "continuity" else "teacher"
+    cleaned = io.open_labels(tmp_path / "stages" / stage / "predicted/000.ome.zarr/labels/cleaned").read()[0]
+    assert cleaned.shape == SHAPE and cleaned.max() <= 1
+
+
+def test_without_voxel_size_the_run_says_that_sizes_are_in_pixels(tmp_path: Path) -> None:
+    """And what they are."""
+    sample = _sample()
+    sample = replace(sample, image=replace(sample.image, voxel_size_um=None))
+    said: list[str] = []
+    _train(
+        _experiment("continuity", steps=2),
+        [sample],
+        tmp_path,
+        listener=lambda event: said.append(str(event.get("note", ""))),
+    )
+    assert any("voxel size is unknown" in note and "300 pixels" in note for note in said)
+
+
+def test_the_second_network_learns_cleaned_masks_and_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its targets are the truth on annotated planes and the stored cleaned masks elsewhere; images are neighbours."""
+    seen = _seen(monkeypatch)
+    settings = {"neighbours": {"planes": 5, "image_planes": 1}, "cleaned_weight": 0.5}
+    _train(_experiment("continuity", steps=3, settings=settings, validation="none"), [_sample()], tmp_path)
+    (volume,) = seen[-1]
+    store = tmp_path / "stages/segment/predicted/000.ome.zarr"
+    cleaned = io.open_labels(store / "labels/cleaned").read()
+    np.testing.assert_array_equal(volume.pseudo_labels.read(), np.where(cleaned > 0, 255, 0))
+    assert volume.pseudo_weight == 0.5
+    p = io.open_volume(store).read()[0].astype(np.float32) / 255
+    stacked = volume.image.read()
+    assert stacked.shape == (6, *SHAPE)
+    np.testing.assert_allclose(stacked[2], p, atol=1e-6)
+    np.testing.assert_allclose(stacked[0, 2:], p[:-2], atol=1e-6)
+    np.testing.assert_allclose(stacked[0, :2], p[[0, 0]], atol=1e-6)
+    np.testing.assert_allclose(stacked[4, :-2], p[2:], atol=1e-6)
+
+
+def test_consensus_weighs_by_certainty_and_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the student is given: the mean of teacher and cleaned mask, certain, fading from annotated planes."""
+    seen: list[Any] = []
+    real: Callable[..., Any] = pseudo_labels.weighted
+
+    def weighted(*arguments: Any) -> Any:
+        seen.append(real(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(pseudo_labels, "weighted", weighted)
+    settings = {"fade_planes": 2.0, "alpha": 0.3}
+    _train(_experiment("consensus", steps=3, settings=settings, validation="none"), [_sample("3")], tmp_path)
+    (volume,) = seen[-1]
+    store = tmp_path / "stages/teacher/predicted/000.ome.zarr"
+    teacher = io.open_volume(store).read()[0].astype(float)
+    cleaned = np.where(io.open_labels(store / "labels/cleaned").read()[0] > 0, 255, 0)
+    np.testing.assert_array_equal(volume.pseudo_labels.read()[0], np.rint((teacher + cleaned) / 2))
+    assert volume.certain and volume.pseudo_weight == 0.3
+    np.testing.assert_allclose(volume.fade.ravel(), np.exp(-np.abs(np.arange(12) - 3) / 2), rtol=1e-5)
