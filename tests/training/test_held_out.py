@@ -82,7 +82,7 @@ def test_a_median_is_chosen_where_planes_flicker_and_not_where_they_do_not(tmp_p
     model = _model()
     chosen = calibrate(model, _task(image, labels, tmp_path / "a", (3, 8)), medians=(1, 3))
     assert model.median == 3 and chosen["dice"] == 1.0 and chosen["tried"]["1"] < 0.7
-    assert model.receptive_halo == (1, 0, 0)
+    assert model.receptive_halo == model.halo == (1, 0, 0)
     thin = np.zeros(SHAPE, bool)
     thin[8, 5:20, 5:20] = True
     calibrate(model, _task(np.where(thin, 90, 10), thin, tmp_path / "b", (7, 8)), medians=(1, 3))

@@ -50,7 +50,14 @@ def predict_samples(model: Model, task: Task, stage: str) -> list[Volume]:
         paths[0].parent.mkdir(exist_ok=True)
         device = task.hardware.torch_device()
         for sample, path in zip(task.samples, paths, strict=True):
-            made = predict_volume(model, sample.image, path, model_id=identity, device=device, pyramids=False)
+
+            def tell(done: int, blocks: int, source: str = sample.image.source) -> None:
+                if task.run.listener is not None:
+                    task.run.listener({"event": "block", "image": source, "done": done, "blocks": blocks})
+
+            made = predict_volume(
+                model, sample.image, path, model_id=identity, device=device, pyramids=False, progress=tell
+            )
             if made.outcome.failed:
                 reason = made.outcome.failed[0][1]
                 raise InputError(f"{sample.image.source} cannot be pseudo-labelled: {reason}; mend the image")

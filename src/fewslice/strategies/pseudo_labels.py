@@ -67,6 +67,9 @@ class Config(BaseModel):
         ``soft``: the teacher's probabilities; ``hard``: its most probable class.
     teacher_share
         Share of the training budget that the teacher gets.
+    anywhere
+        Share of the student's patches that are drawn anywhere; the others hold annotated voxels. In a batch without
+        any, α cancels.
     sources
         Whose mean the pseudo-labels are: ``teacher``; ``morphology``, the teacher's masks cleaned along z;
         ``signed_distance`` and ``contours``, interpolated between annotated planes, where a sample has any.
@@ -87,6 +90,7 @@ class Config(BaseModel):
     alpha: float | tuple[float, ...] = 0.05
     targets: Literal["soft", "hard"] = "soft"
     teacher_share: float = Field(0.35, gt=0, lt=1)
+    anywhere: float = Field(0.5, ge=0, le=1)
     sources: tuple[Source, ...] = ("teacher",)
     morphology: along_z.Config = along_z.Config()
     mask_threshold: float | None = Field(None, gt=0, lt=1)
@@ -163,7 +167,14 @@ def train(config: Config, task: Task, *, strategy: str = "pseudo_labels") -> Mod
     students: list[tuple[float, Fitted]] = []
     for alpha in config.alphas:
         volumes = cached(weighted(config, task, pseudo_labels, alpha))
-        stage = segmentation_stage(task, student_name(config, alpha), config.student, volumes, targets=config.targets)
+        stage = segmentation_stage(
+            task,
+            student_name(config, alpha),
+            config.student,
+            volumes,
+            targets=config.targets,
+            pseudo_share=config.anywhere,
+        )
         students.append((alpha, task.fit(stage)))
     alpha, best = max(students, key=lambda s: float(s[1].validation["score"]) if s[1].validation else 0.0)
     task.run.record({"event": "alpha", "chosen": alpha, "tried": list(config.alphas)})

@@ -194,6 +194,8 @@ def calibrate(model: Model, task: Task, medians: Sequence[int] = (1,)) -> dict[s
     best = {m: _best_threshold(h) for m, h in histograms.items()}
     chosen = max(best, key=lambda m: (best[m][1], -m))
     model.median, model.threshold = chosen, best[chosen][0]
+    z, y, x = (h + (chosen // 2 if a == axis else 0) for a, h in enumerate(model.halo))  # measured without a median
+    model.halo = (z, y, x)
     figures = {
         "threshold": best[chosen][0],
         "median": chosen,

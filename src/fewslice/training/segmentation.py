@@ -217,6 +217,7 @@ def segmentation_stage(
     volumes: Sequence[TrainingVolume],
     *,
     targets: Literal["soft", "hard"] = "soft",
+    pseudo_share: float = 0.5,
     initial: dict[str, torch.Tensor] | None = None,
 ) -> Stage:
     """Make the stage that trains one network.
@@ -233,6 +234,8 @@ def segmentation_stage(
         What to learn from.
     targets
         Soft or hard pseudo-labels.
+    pseudo_share
+        Share of patches drawn anywhere where there are pseudo-labels.
     initial
         Weights to start from.
     """
@@ -252,6 +255,7 @@ def segmentation_stage(
         seed=task.seed,
         plane_axis=task.plane_axis() if dims == 2 else None,
         targets=targets,
+        pseudo_share=pseudo_share,
         voxel_size_um=task.voxel_size_um,
     )
     weights = _class_weights(task) if config.class_weights else None
