@@ -113,8 +113,11 @@ def test_another_request_is_refused_unless_it_may_overwrite(tmp_path: Path, path
     _train(_experiment(paths), run)
     before = _files(run)
     other = _experiment(paths, seed=1)
-    with pytest.raises(InputError, match="run of another experiment"):
+    with pytest.raises(InputError, match=r"run of another experiment \(seed was 0, now 1\)"):
         _train(other, run)
+    slower = _experiment(paths, settings=TINY | {"learning_rate": 0.1})
+    with pytest.raises(InputError, match=r"another experiment \(settings\.learning_rate was 0\.\d+, now 0\.1\)"):
+        _train(slower, run)
     with pytest.raises(InputError, match="patch"):
         _train(_experiment(paths, settings=TINY | {"patch": [1, 64, 64]}), run, overwrite=True)
     assert _files(run) == before
@@ -131,7 +134,7 @@ def test_changed_labels_are_another_request(tmp_path: Path, paths: tuple[str, st
     labels = _arrays()[1]
     labels[0, 0, 0] = 1
     io.save_volume(paths[1], Volume.from_array(labels, (2.0, 1.0, 1.0)), overwrite=True)
-    with pytest.raises(InputError, match="run of another experiment"):
+    with pytest.raises(InputError, match=r"run of another experiment \(the content of labels of .* is another\)"):
         _train(_experiment(paths), run)
 
 

@@ -560,11 +560,35 @@ def _claim(folder: Path, request: str, experiment: Experiment, inputs: Mapping[s
         if (known.get("request") == request or resolved) and not overwrite:
             return "finished" if (folder / "model" / "model.json").exists() else "begun"
         if not overwrite:
-            raise InputError(f"{folder} holds a run of another experiment; choose another -o or pass --overwrite")
+            differs = _difference(read_experiment(folder / "experiment.yaml"), experiment, known.get("inputs"), inputs)
+            raise InputError(
+                f"{folder} holds a run of another experiment ({differs}); choose another -o or pass --overwrite"
+            )
         return "foreign"
     if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
         raise InputError(f"{folder} exists and is not a run of fewslice; choose another -o")
     return "new"
+
+
+def _difference(
+    known: Experiment, asked: Experiment, known_inputs: Mapping[str, str] | None, inputs: Mapping[str, str]
+) -> str:
+    """Name the first thing in which a request differs from the one that a run was begun with."""
+    before, now = known.model_dump(mode="json"), asked.model_dump(mode="json")
+    for name in now:
+        if name not in ("settings", "steps", "minutes") and before[name] != now[name]:
+            return f"{name} was {json.dumps(before[name])}, now {json.dumps(now[name])}"
+    changed = [name for name, content in inputs.items() if (known_inputs or {}).get(name) != content]
+    if changed:
+        return f"the content of {changed[0]} is another"
+
+    def look(old: Any, new: Any, path: str) -> str | None:
+        """Compare what was asked for; what was not has been filled in."""
+        if isinstance(new, Mapping) and isinstance(old, Mapping):
+            return next((found for key in new if (found := look(old.get(key), new[key], f"{path}.{key}"))), None)
+        return None if old == new else f"{path} was {json.dumps(old)}, now {json.dumps(new)}"
+
+    return look(before["settings"], now["settings"], "settings") or "its budget or its settings"
 
 
 def _is_foreign(path: Path) -> bool:
