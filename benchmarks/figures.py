@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from benchmarks.arms import ARMS
 from benchmarks.tables import Series
 from benchmarks.targets import at
 
-__all__ = ["draw_alpha", "draw_cost", "draw_sparsity"]
+__all__ = ["draw_agreement", "draw_alpha", "draw_cost", "draw_sparsity"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = {
@@ -20,6 +20,8 @@ COLOURS = {
     "student_cnn_2d": "#D55E00",
     "student_unet_2d": "#0072B2",
 }
+# as on the method's poster: what is right, what is missed, what is too much
+_AGREEMENT = {"true positive": (0, 200, 0), "false negative": (230, 0, 0), "false positive": (40, 80, 255)}
 _METRICS = {"dice": "Dice", "nsd": "NSD at 2 µm"}
 
 
@@ -101,6 +103,57 @@ def draw_cost(series: Series, path: Path) -> bool:
     axis.legend(fontsize=6.5, frameon=False)
     _save(figure, path)
     return True
+
+
+def draw_agreement(image: Any, truth: Any, masks: Mapping[str, Any], path: Path) -> None:
+    """Draw where predictions of one plane are right, where they miss and where they see too much.
+
+    The picture shows the image: it is for local use where the image may not be passed on.
+
+    Parameters
+    ----------
+    image
+        (y, x), any numeric type.
+    truth
+        (y, x) bool.
+    masks
+        Predicted foreground, (y, x) bool, by the title of its panel.
+    path
+        The PNG file.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.patches import Patch
+
+    height, width = truth.shape
+    columns = 1 if width >= 2 * height else min(3, len(masks))
+    rows = -(-len(masks) // columns)
+    size = (9.0 if columns == 1 else 4.0 * columns, (9.0 if columns == 1 else 4.0) * height / width * rows + 0.3 * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (title, mask) in zip(axes.flat, masks.items(), strict=False):
+        axis.imshow(paint_agreement(image, truth, mask), interpolation="nearest")
+        axis.set_title(title, fontsize=8)
+    handles = [
+        Patch(color=(red / 255, green / 255, blue / 255), label=name) for name, (red, green, blue) in _AGREEMENT.items()
+    ]
+    figure.legend(handles=handles, fontsize=7, frameon=False, ncols=3, loc="outside lower center")
+    _save(figure, path)
+
+
+def paint_agreement(image: Any, truth: Any, mask: Any) -> Any:
+    """Return the plane in grey, (y, x, 3) uint8, half covered by green, red and blue as in :func:`draw_agreement`."""
+    import numpy as np
+
+    low, high = float(image.min()), float(image.max())
+    grey = (image.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6))
+    out = np.repeat(grey[..., None], 3, axis=-1)
+    for where, colour in zip((truth & mask, truth & ~mask, mask & ~truth), _AGREEMENT.values(), strict=True):
+        out[where] = 0.5 * out[where] + 0.5 * np.array(colour, np.float32)
+    return out.round().astype(np.uint8)
 
 
 def _figure(count: int) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from benchmarks.arms import ARMS
 from benchmarks.tables import Series, difference, interval_text
@@ -14,7 +15,10 @@ __all__ = ["Outcome", "best", "cost_ratios", "outcomes", "seconds_to"]
 
 STUDENTS = tuple(name for name, arm in ARMS.items() if arm.is_student)
 RIVALS = tuple(name for name, arm in ARMS.items() if not arm.is_student)
+STEPS = ("none", "affine", "morphology", "continuity")
+"""Arms of the ablation of spatial continuity, each of which adds one step to the one before."""
 _ENOUGH = 5
+_ENOUGH_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,9 @@ def cost_ratios(series: Series, arm: str, share: float) -> dict[int, float]:
     return ratios
 
 
-def outcomes(sparsity: Series, em: Series, speed: Series, alpha: float, tier: str) -> list[Outcome]:
+def outcomes(
+    sparsity: Series, em: Series, speed: Series, alpha: float, tier: str, *, continuity: Series | None = None
+) -> list[Outcome]:
     """Measure every target from what is there.
 
     Parameters
@@ -100,6 +106,8 @@ def outcomes(sparsity: Series, em: Series, speed: Series, alpha: float, tier: st
         α of the main tables.
     tier
         ``full`` or ``quick``, for the commands.
+    continuity
+        Results of that benchmark; None for none.
     """
     quick = " --quick" if tier == "quick" else ""
     return [
@@ -107,6 +115,7 @@ def outcomes(sparsity: Series, em: Series, speed: Series, alpha: float, tier: st
         *_stack2(sparsity, alpha, f"python -m benchmarks.sparsity{quick} --only"),
         *_cost(sparsity, f"python -m benchmarks.sparsity{quick} --device cpu --only phantom_cost"),
         *_em(em),
+        *_continuity(continuity or Series([])),
         *_speed(speed),
     ]
 
@@ -227,6 +236,46 @@ def _em(series: Series) -> list[Outcome]:
             command,
         ),
     ]
+
+
+def _continuity(series: Series) -> list[Outcome]:
+    crop = series.where(setting="crop")
+    command = "python -m benchmarks.continuity --quick --only"
+    lines = []
+    for before, after in pairwise(STEPS):
+        steps = crop.where(part="ablation")
+        gain = difference(steps.where(arm=after), steps.where(arm=before), "dice")
+        reached = gain.mean > 0 if gain is not None and gain.count >= _ENOUGH_SEEDS else None
+        what = f"em_mitochondria, crop, 32 planes: `{after}` against `{before}`, Dice"
+        text = interval_text(gain, sign=True)
+        lines.append(Outcome(what, "mean above 0, ≥ 3 draws", text, reached, f"{command} 'crop part=ablation'"))
+    for fewer, more, least in ((8, 32, -0.02), (32, 165, -0.01)):
+        ours = crop.where(part="strategies", arm="continuity")
+        gain = difference(ours.where(planes=fewer), ours.where(planes=more), "dice")
+        reached = gain.mean >= least if gain is not None and gain.count >= _ENOUGH_SEEDS else None
+        what = f"em_mitochondria, crop, continuity: {fewer} planes against {more}, Dice"
+        target = f"mean ≥ −{-least:g}, ≥ 3 draws"
+        only = f"{command} 'crop part=strategies continuity'"
+        lines.append(Outcome(what, target, interval_text(gain, sign=True), reached, only))
+    command = "python -m benchmarks.continuity --device cpu --threads 2 --only"
+    checks: list[tuple[str, str, str, str, str, Callable[[float], bool], int]] = [
+        ("whole60", "best", "dice_chosen", "32 planes, best recipe, 60 minutes on two cores: Dice on the test stack",
+         "≥ 0.945", lambda v: v >= 0.945, 3),
+        ("whole60", "best", "iou_chosen", "32 planes, best recipe, 60 minutes on two cores: IoU on the test stack",
+         "≥ 0.896", lambda v: v >= 0.896, 3),
+        ("speed", "operator", "seconds", "morphology along z on 165 × 768 × 1024, seconds", "≤ 60",
+         lambda v: v <= 60, 1),
+        ("speed", "operator", "memory_over_mask", "morphology along z, its memory over that of the mask", "≤ 4",
+         lambda v: v <= 4, 2),
+        ("speed", "chain", "ratio", "prediction with both networks over their bare forward passes, seconds", "≤ 1.3",
+         lambda v: v <= 1.3, 2),
+    ]  # fmt: skip
+    for setting, arm, metric, what, target, test, digits in checks:
+        found = series.where(setting=setting, arm=arm, device_kind="cpu", threads=2).interval(metric)
+        said = test(found.mean) if found is not None else None
+        text = interval_text(found, digits)
+        lines.append(Outcome(f"em_mitochondria, {what}", target, text, said, f"{command} '{setting} {arm}'"))
+    return lines
 
 
 def _speed(series: Series) -> list[Outcome]:
