@@ -103,7 +103,7 @@ def test_training_killed_in_every_stage(
     kill_when(place, *command, when=(teacher / "result.pt").exists)
     assert not (teacher / "model" / "model.json").exists()
 
-    kill_when(place, *command, when=(teacher / "pseudo_labels").exists)
+    kill_when(place, *command, when=(teacher / "predicted").exists)
     assert not student.exists()
 
     kill_when(place, *command, when=lambda: len(validated(run, "student")) >= 3)
@@ -116,7 +116,7 @@ def test_training_killed_in_every_stage(
     unbroken = place / "UNBROKEN"
     for name in ("model/model.safetensors", "model/model.json", "experiment.yaml"):
         assert (run / name).read_bytes() == (unbroken / name).read_bytes(), f"{name} differs"
-    for name in ("stages/teacher/pseudo_labels", "stages/teacher/model", "model"):
+    for name in ("stages/teacher/predicted", "stages/teacher/model", "model"):
         assert folder_hash(run / name) == folder_hash(unbroken / name), f"{name} differs"
     for stage in ("teacher", "student"):
         assert validated(run, stage) == validated(unbroken, stage)

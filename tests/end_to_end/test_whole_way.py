@@ -116,7 +116,7 @@ def test_an_unlabelled_volume_beside_a_labelled_one(
     train = ["train", labelled / "image.tif", unlabelled / "image.tif"]
     train += ["--labels", labelled / "labels.tif", "--labels", "none", "--background", "255", "--planes", "4,8,12,16"]
     done(tmp_path, *train, *VOXEL, *tiny["pseudo_labels"], "--steps", "4", "-o", "RUN")
-    stores = sorted((tmp_path / "RUN/stages/teacher/pseudo_labels").glob("*.ome.zarr"))
+    stores = sorted((tmp_path / "RUN/stages/teacher/predicted").glob("*.ome.zarr"))
     assert len(stores) == 2, "the unlabelled volume got no pseudo-labels"
     described = json.loads(done(tmp_path, "info", stores[1], "--json").stdout)
     assert described["attributes"]["image"] == str(unlabelled / "image.tif")

@@ -370,14 +370,15 @@ def test_alpha_is_not_chosen_without_held_out_annotation(tmp_path: Path) -> None
 
 
 def test_without_pseudo_weight_the_student_is_the_sparse_network(tmp_path: Path) -> None:
-    """α = 0 draws only annotated patches: teacher or not, unlabelled volume or not."""
+    """α = 0 draws the patches of `sparse_3d`, and learns its weights, whatever the teacher says."""
     settings = {"alpha": 0.0}
     student = _train(_experiment("pseudo_labels", steps=4, settings=settings), [_sample()], tmp_path / "a")
     beside = _train(
         _experiment("pseudo_labels", steps=4, settings=settings | {"targets": "hard"}), [_sample()], tmp_path / "b"
     )
-    weights = [m.networks[0].state_dict() for m in (student, beside)]
-    assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
+    sparse = _train(_experiment("sparse_3d", steps=4), [_sample()], tmp_path / "c")
+    first, *others = (m.networks[0].state_dict() for m in (student, beside, sparse))
+    assert all((first[key] == other[key]).all() for other in others for key in first)
 
 
 # ----------------------------------------------------------------------------------------- continuity and consensus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,74 @@ def test_a_plane_counts_as_annotated_from_half_on() -> None:
     assert known_planes(None, (3, 4, 4), 2).tolist() == [False] * 4
 
 
+@pytest.mark.parametrize("method", [None, "signed_distance", "contours"])
+def test_what_is_not_annotated_on_an_annotated_plane_is_as_predicted(method: Any, tmp_path: Path) -> None:
+    """Held-out regions are no background: there the prediction stands, held fixed or interpolated."""
+    task = _task(tmp_path)
+    (mask,) = task.train_masks
+    assert mask is not None and task.samples[0].annotation is not None
+    away = np.zeros(SHAPE, bool)
+    away[:, 20:45, 20:40] = True  # a part of the tube
+    part = mask & ~away
+    task = replace(task, train_masks=[part])
+    p = _stored(task, np.where(_truth() == 1, 220, 30).astype(np.uint8)[None])
+    if method is None:
+        found = clean_samples([p], task, "segment", SIZES, 0.5)[0].read()[0]
+    else:
+        found = interpolate_sample(task.samples[0], part, 0, p, 0.5, method).read()[0]
+    truth = _truth() == 1
+    assert (found[[0, 3, 6, 8]] == np.where(truth[[0, 3, 6, 8]], 255, 0)).all()
+    assert _dice((found > 0)[away], truth[away]) > 0.9
+
+
+def test_masks_of_classes_follow_the_rule_of_the_segmentation(tmp_path: Path) -> None:
+    """Foreground where the sum reaches the threshold, then the most probable class."""
+    p = np.zeros((2, *SHAPE), np.uint8)
+    p[:, :, 10:40, 10:40] = np.array([140, 110], np.uint8)[:, None, None, None]
+    p[:, :, 10:40, 50:80] = np.array([60, 70], np.uint8)[:, None, None, None]
+    task = _task(tmp_path, classes=2)
+    bare = replace(task, samples=[Sample("bare", task.samples[0].image)], train_masks=[None])
+    for threshold, second in ((0.6, False), (0.2, True)):
+        (cleaned,) = clean_samples(
+            [
+                _stored(bare, p)
+                if threshold == 0.6
+                else io.open_volume(tmp_path / "stages/segment/predicted/000.ome.zarr")
+            ],
+            bare,
+            "segment",
+            SIZES,
+            threshold,
+        )
+        found = cleaned.read() > 0
+        assert found[0, :, 12:38, 12:38].all() and not found[1, :, 12:38, 12:38].any()
+        assert found[1, :, 12:38, 52:78].all() == second and not found[0, :, 12:38, 52:78].any()
+
+
+def test_a_mark_goes_before_what_it_vouches_for_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while cleaning with other sizes: the first sizes clean anew, and give what they gave."""
+    task = _task(tmp_path, classes=2)
+    stored = _stored(task, _spoiled(_truth()))
+    (first,) = clean_samples([stored], task, "segment", SIZES, 0.5)
+    expected = first.read()
+    real, calls = morphology.clean, []
+
+    def dying(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(morphology, "clean", dying)
+        with pytest.raises(KeyboardInterrupt):
+            clean_samples([stored], task, "segment", morphology.Config(), 0.5)
+    (again,) = clean_samples([stored], task, "segment", SIZES, 0.5)
+    np.testing.assert_array_equal(again.read(), expected)
+
+
 def test_without_annotated_planes_neighbours_alone_clean(tmp_path: Path) -> None:
     """Specks go; nothing is invented where neither neighbour has it."""
     task = _task(tmp_path)
@@ -166,7 +235,8 @@ def test_interpolation_fills_the_planes_between(axis: int, method: Any, tmp_path
     task = _task(tmp_path, axis, classes=2)
     (mask,) = task.train_masks
     assert mask is not None
-    found = np.moveaxis(interpolate_sample(task.samples[0], mask, axis, 2, method).read(), 1 + axis, 1)
+    nothing = Volume.from_array(np.zeros((2, *mask.shape), np.uint8))
+    found = np.moveaxis(interpolate_sample(task.samples[0], mask, axis, nothing, 0.5, method).read(), 1 + axis, 1)
     truth = _truth()
     for k in (1, 2):
         assert (found[k - 1, [0, 3, 6, 8]] == np.where(truth[[0, 3, 6, 8]] == k, 255, 0)).all()
@@ -189,4 +259,5 @@ def test_trust_fades_with_the_distance_to_annotated_planes() -> None:
     assert weight.shape == (6, 1, 1)
     np.testing.assert_allclose(weight.ravel(), np.exp(-np.array([1, 0, 1, 2, 3, 4]) / 2), rtol=1e-6)
     assert fading(mask.transpose(1, 0, 2), (2, 6, 2), 1, 2.0).shape == (1, 6, 1)
-    assert (fading(None, (3, 2, 2), 0, 2.0) == 1).all() and (fading(mask & False, (6, 2, 2), 0, 2.0) == 1).all()
+    for unknown in (None, mask & False):  # no plane is near: as if one were two planes away
+        np.testing.assert_allclose(fading(unknown, (6, 2, 2), 0, 2.0), np.full((6, 1, 1), np.exp(-1)), rtol=1e-6)

@@ -89,6 +89,21 @@ def test_a_median_is_chosen_where_planes_flicker_and_not_where_they_do_not(tmp_p
     assert model.median == 1
 
 
+def test_a_threshold_that_is_given_is_kept(tmp_path: Path) -> None:
+    """Then only the median is chosen, at that threshold; with one median nothing is predicted at all."""
+    labels = _square()
+    image = np.where(labels, 30, 10)
+    image[8] = 10
+    model = _model()
+    chosen = calibrate(model, _task(image, labels, tmp_path / "a", (3, 8)), medians=(1, 3), threshold=0.2)
+    assert (model.threshold, model.median, chosen["dice"]) == (0.2, 3, 1.0)
+    assert model.provenance["threshold_from"] == "settings"
+    model = _model()
+    assert calibrate(model, _task(image, labels, tmp_path / "b", (3, 8)), medians=(3,), threshold=0.7) == {}
+    assert (model.threshold, model.median, model.halo) == (0.7, 3, (1, 0, 0))
+    assert not (tmp_path / "b/log.jsonl").exists()
+
+
 def test_truth_that_training_may_use_chooses_nothing(tmp_path: Path) -> None:
     """Only held-out planes count: elsewhere the image may be as wrong as it likes."""
     labels = _square()

@@ -382,7 +382,11 @@ def normalisation(dims: int, features: int, norm: Norm) -> nn.Module:
 
 def _initialise(network: nn.Module) -> None:
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):  # each output sees one input voxel
+            nn.init.normal_(layer.weight, std=(2.0 / layer.in_channels) ** 0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

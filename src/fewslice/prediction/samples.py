@@ -15,7 +15,7 @@ from fewslice.volume import Volume
 
 __all__ = ["predict_samples", "seconds_to_predict"]
 
-_MEASURED_VOXELS = 2**20
+_MEASURED_VOXELS = 2**18
 _OVERHEAD = 1.2
 
 
@@ -60,7 +60,7 @@ def predict_samples(model: Model, task: Task, stage: str) -> list[Volume]:
             )
             if made.outcome.failed:
                 reason = made.outcome.failed[0][1]
-                raise InputError(f"{sample.image.source} cannot be pseudo-labelled: {reason}; mend the image")
+                raise InputError(f"{sample.image.source} cannot be predicted: {reason}; mend the image")
 
     task.once(predict)
     return [io.open_volume(path) for path in paths]

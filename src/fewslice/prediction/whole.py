@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewslice.model import Model
+from fewslice.model import Model, segment_probabilities
 
 __all__ = ["predict_whole", "quantised", "segment_probabilities"]
 
@@ -39,22 +39,3 @@ def quantised(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return probabilities 0–1 as uint8 0–255, rounded to the nearest."""
     rounded: NDArray[np.uint8] = np.rint(np.clip(probabilities, 0.0, 1.0) * 255.0).astype(np.uint8)
     return rounded
-
-
-def segment_probabilities(stored: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
-    """Turn stored probabilities into classes.
-
-    Parameters
-    ----------
-    stored
-        (k, z, y, x) uint8, one channel per foreground class.
-    threshold
-        Foreground where the sum of the channels reaches ``threshold × 255``.
-
-    Returns
-    -------
-    ndarray
-        (z, y, x) uint8: 0 background, else 1 + the index of the most probable channel.
-    """
-    foreground = stored.sum(axis=0, dtype=np.uint16) >= threshold * 255.0
-    return np.where(foreground, stored.argmax(axis=0) + 1, 0).astype(np.uint8)

@@ -12,6 +12,7 @@ on annotated planes that were held out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -26,7 +27,7 @@ from fewslice.errors import InputError
 from fewslice.model import Model
 from fewslice.prediction.samples import predict_samples, seconds_to_predict
 from fewslice.training.cleaning import clean_samples
-from fewslice.training.held_out import calibrate
+from fewslice.training.held_out import CALIBRATION_VOXELS, calibrate
 from fewslice.training.segmentation import (
     SegmentationConfig,
     dims_of,
@@ -104,8 +105,9 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
     """Return both stages, with their shares of what prediction between them leaves of the budget."""
 
     def continuity() -> Stage:
-        blank = [Volume.from_array(np.zeros((task.classes, *s.image.shape), np.uint8)) for s in task.samples]
-        stacked = stack(config, task, blank)
+        nothing = np.zeros((), np.uint8)  # of any extent, in no memory
+        blank = [Volume.from_array(np.broadcast_to(nothing, (task.classes, *s.image.shape))) for s in task.samples]
+        stacked = stack(config, task, [sample.image for sample in task.samples], blank)
         return segmentation_stage(
             stacked, "continuity", config.continuity, stacked.taught_volumes(blank, config.cleaned_weight)
         )
@@ -120,20 +122,26 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
 
 
 def between(config: Config, task: Task) -> float:
-    """Return about how many seconds it takes to predict every plane of every sample between the stages."""
-    return seconds_to_predict(untrained_model(task, config.segment), task)
+    """Return about how many seconds it takes to predict every plane of every sample, and to calibrate at the end."""
+    seconds = seconds_to_predict(untrained_model(task, config.segment), task)
+    voxels = sum(math.prod(sample.image.shape) for sample in task.samples)
+    calibrated = CALIBRATION_VOXELS if task.has_validation and config.threshold is None else 0
+    return seconds * (1 + 2 * calibrated / voxels)  # the finished model has two networks
 
 
 def train(config: Config, task: Task, *, strategy: str = "continuity") -> Model:
     """Train both networks, the second on what morphology makes of the first one's masks."""
-    segment = segmentation_stage(task, "segment", config.segment, task.annotated_volumes())
-    first = finished_model(task, config.segment, task.fit(segment), strategy=f"{strategy} segment")
+    fitted = task.fit(segmentation_stage(task, "segment", config.segment, task.annotated_volumes()))
+    first = finished_model(task, config.segment, fitted, strategy=f"{strategy} segment")
     predicted = predict_samples(first, task, "segment")
     threshold = config.mask_threshold or first.threshold
     cleaned = clean_samples(predicted, task, "segment", config.morphology, threshold)
 
-    stacked = stack(config, task, in_memory(predicted))
-    learned = stacked.taught_volumes(in_memory(cleaned), config.cleaned_weight)
+    kept = in_memory([*(sample.image for sample in task.samples), *predicted, *cleaned])
+    count = len(task.samples)
+    images, predicted, cleaned = kept[:count], kept[count : 2 * count], kept[2 * count :]
+    stacked = stack(config, task, images, predicted)
+    learned = stacked.taught_volumes(cleaned, config.cleaned_weight)
     continuity = segmentation_stage(stacked, "continuity", config.continuity, learned)
     model = finished_model(
         task,
@@ -143,16 +151,13 @@ def train(config: Config, task: Task, *, strategy: str = "continuity") -> Model:
         after=first,
         gather=config.neighbours,
     )
-    calibrate(model, task, config.medians)
-    if config.threshold is not None:
-        model.threshold = config.threshold
+    calibrate(model, task, config.medians, config.threshold)
     return model
 
 
-def stack(config: Config, task: Task, predicted: Sequence[Volume]) -> Task:
+def stack(config: Config, task: Task, images: Sequence[Volume], predicted: Sequence[Volume]) -> Task:
     """Return the task of the second network: its images are neighbouring planes of predictions and image."""
     axis, normalisation = task.plane_axis(), task.normalisation(config.segment.normalisation)
-    images = in_memory(sample.image for sample in task.samples)
     samples = [
         replace(
             sample,

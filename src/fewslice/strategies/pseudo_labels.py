@@ -184,18 +184,17 @@ def train(config: Config, task: Task, *, strategy: str = "pseudo_labels") -> Mod
 def agreed(config: Config, task: Task, teacher: Model, predicted: Sequence[Volume]) -> list[Volume]:
     """Return, for every sample, the mean of the sources; those that need annotated planes where there are some."""
     axis = task.plane_axis()
+    threshold = config.mask_threshold or teacher.threshold
     cleaned: Sequence[Volume] = ()
     if "morphology" in config.sources:
-        cleaned = clean_samples(
-            predicted, task, "teacher", config.morphology, config.mask_threshold or teacher.threshold
-        )
+        cleaned = clean_samples(predicted, task, "teacher", config.morphology, threshold)
     agreements = []
     for index, (sample, mask) in enumerate(zip(task.samples, task.train_masks, strict=True)):
         found = [predicted[index]] if "teacher" in config.sources else []
         found += [cleaned[index]] if cleaned else []
         for method in ("signed_distance", "contours"):
             if method in config.sources and mask is not None and known_planes(mask, sample.image.shape, axis).any():
-                found.append(interpolate_sample(sample, mask, axis, task.classes, method))
+                found.append(interpolate_sample(sample, mask, axis, predicted[index], threshold, method))
         # without annotated planes there is nothing to interpolate
         agreements.append(agree(found or [predicted[index]]))
     return agreements
@@ -203,6 +202,8 @@ def agreed(config: Config, task: Task, teacher: Model, predicted: Sequence[Volum
 
 def weighted(config: Config, task: Task, pseudo_labels: Sequence[Volume], alpha: float) -> list[TrainingVolume]:
     """Join truth and pseudo-labels of every sample, the latter weighted by α, certainty and distance."""
+    if alpha == 0:  # what weighs nothing may not even decide where patches lie
+        return task.annotated_volumes()
     volumes = []
     for volume in task.taught_volumes(pseudo_labels, alpha):
         fade = None

@@ -22,7 +22,7 @@ from fewslice import io, morphology
 from fewslice.data.samples import Sample
 from fewslice.files import write_json
 from fewslice.geometry import Box
-from fewslice.model import model_hash
+from fewslice.model import model_hash, segment_probabilities
 from fewslice.training.task import Mask, Task
 from fewslice.volume import Volume, normalise_index
 
@@ -65,9 +65,10 @@ def clean_samples(
     stage
         The stage that predicted.
     config
-        Sizes, in physical units; in voxels where the voxel size is unknown.
+        Sizes, in physical units; where the voxel size is unknown, voxels are taken for cubes of 5 nm.
     threshold
-        A class's mask is where its probability reaches this.
+        Foreground where the sum of the classes' probabilities reaches this; a class's mask is where it is the most
+        probable one.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def clean_samples(
     cleaned = []
     for index, (sample, p) in enumerate(zip(task.samples, predicted, strict=True)):
         store = Path(p.source)
-        mark = store.parent / f"{index:03d}.cleaned.json"
+        mark = store / ".fewslice" / "cleaned.json"  # inside, so that it goes with what it vouches for
         names = ["cleaned" if task.classes == 1 else f"cleaned_class_{value}" for value in task.class_values]
 
         def work(
@@ -96,6 +97,7 @@ def clean_samples(
         ) -> None:
             if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == {"key": key}:
                 return
+            mark.unlink(missing_ok=True)
             classes = sample.annotation.classes if sample.annotation is not None else None
             for number, name in enumerate(names):
                 labels = io.create_labels(
@@ -109,6 +111,7 @@ def clean_samples(
                 )
                 masks = _ClassMasks(p, classes, task.train_masks[index], number, threshold)
                 _clean(masks, labels, config, sample.image.voxel_size_um, axis)
+            mark.parent.mkdir(exist_ok=True)
             write_json(mark, {"key": key})
 
         task.once(work)
@@ -141,8 +144,7 @@ class _ClassMasks:
 
     def read(self, box: Box) -> Mask:
         """Return where the class is predicted."""
-        values = self.predicted.read(box, channels=[self.number])[0]
-        found: Mask = values >= self.threshold * 255.0
+        found: Mask = segment_probabilities(self.predicted.read(box), self.threshold) == self.number + 1
         return found
 
     def truth(self, box: Box) -> Mask:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from fewslice import morphology
 from fewslice.data.samples import Sample
+from fewslice.geometry import Box
+from fewslice.model import segment_probabilities
 from fewslice.training.cleaning import MaskProbabilities, known_planes
 from fewslice.training.task import Mask
 from fewslice.volume import Volume, normalise_index
@@ -25,8 +27,10 @@ __all__ = ["Interpolation", "agree", "fading", "interpolate_sample"]
 Interpolation = Literal["signed_distance", "contours"]
 
 
-def interpolate_sample(sample: Sample, mask: Mask, axis: int, classes: int, method: Interpolation) -> Volume:
-    """Fill the planes between annotated ones from the annotation alone.
+def interpolate_sample(
+    sample: Sample, mask: Mask, axis: int, predicted: Volume, threshold: float, method: Interpolation
+) -> Volume:
+    """Fill the planes between annotated ones from the annotation; what is not annotated on those is as predicted.
 
     Parameters
     ----------
@@ -36,8 +40,9 @@ def interpolate_sample(sample: Sample, mask: Mask, axis: int, classes: int, meth
         Annotated voxels that training may use, (z, y, x) bool; some plane must be annotated by half, at least.
     axis
         Axis (0, 1, 2 = z, y, x) along which planes are stacked.
-    classes
-        Number of foreground classes.
+    predicted, threshold
+        (classes, z, y, x) uint8, 0–255 for probabilities 0–1, of the same extent, and where foreground begins. Looked
+        at on planes only of which a part is annotated.
     method
         ``signed_distance`` or ITK's morphological ``contours``.
 
@@ -53,15 +58,24 @@ def interpolate_sample(sample: Sample, mask: Mask, axis: int, classes: int, meth
     """
     assert sample.annotation is not None
     order = (axis, *(a for a in range(3) if a != axis))
-    labels = np.where(mask, sample.annotation.classes, 0).astype(np.uint8).transpose(order)
     known = known_planes(mask, sample.image.shape, axis)
+    labels = np.where(mask, sample.annotation.classes, 0).astype(np.uint8)
+    for plane in np.flatnonzero(known).tolist():
+        box = Box(
+            tuple(plane if a == axis else 0 for a in range(3)),
+            tuple(plane + 1 if a == axis else n for a, n in enumerate(mask.shape)),
+        )
+        unknown = ~mask[box.slices]
+        if unknown.any():
+            labels[box.slices][unknown] = segment_probabilities(predicted.read(box), threshold)[unknown]
+    labels = labels.transpose(order)
     if method == "signed_distance":
         voxel = sample.image.voxel_size_um
         filled = morphology.interpolate_signed_distance(labels, known, voxel and [voxel[a] for a in order])
     else:
         filled = morphology.interpolate_contours(labels, known)
     back = filled.transpose(np.argsort(order))
-    masks = [Volume.from_array(back == number) for number in range(1, classes + 1)]
+    masks = [Volume.from_array(back == number) for number in range(1, predicted.channels + 1)]
     return Volume(MaskProbabilities(masks), sample.image.voxel_size_um, source=sample.image.source)
 
 
@@ -76,7 +90,8 @@ def fading(mask: Mask | None, shape: Sequence[int], axis: int, planes: float) ->
     Parameters
     ----------
     mask
-        Annotated voxels that training may use, (z, y, x) bool; None, or none, for a sample that fades nowhere.
+        Annotated voxels that training may use, (z, y, x) bool. Where there are none, or for None, the weight is 1/e
+        everywhere, as if annotated planes were `planes` away.
     shape
         (z, y, x).
     axis
@@ -92,7 +107,7 @@ def fading(mask: Mask | None, shape: Sequence[int], axis: int, planes: float) ->
     known = np.zeros(shape[axis], bool)
     if mask is not None:
         known |= mask.any(axis=tuple(a for a in range(3) if a != axis))
-    weight = np.ones(shape[axis], np.float32)
+    weight = np.full(shape[axis], np.exp(-1.0), np.float32)
     if known.any():
         before, after = morphology.brackets(known)
         z = np.arange(shape[axis])

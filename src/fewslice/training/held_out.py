@@ -26,7 +26,8 @@ __all__ = ["HeldOut", "calibrate", "tiles"]
 Triple = tuple[int, int, int]
 
 _VALIDATION_VOXELS = 2**22
-_CALIBRATION_VOXELS = 2**25
+CALIBRATION_VOXELS = 2**24
+"""At most so many voxels are predicted to calibrate a model."""
 _THRESHOLDS = 100
 
 
@@ -155,8 +156,13 @@ class HeldOut:
         return Validation(float(np.mean(dice)), figures)
 
 
-def calibrate(model: Model, task: Task, medians: Sequence[int] = (1,)) -> dict[str, Any]:
-    """Choose threshold and median on held-out annotation and set them in the model; without any, leave it as it is.
+def calibrate(
+    model: Model, task: Task, medians: Sequence[int] = (1,), threshold: float | None = None
+) -> dict[str, Any]:
+    """Choose threshold and median on held-out annotation and set them in the model.
+
+    Without held-out annotation the threshold stays, and the first of the medians is taken. Nothing is predicted where
+    there is nothing to choose.
 
     Parameters
     ----------
@@ -165,15 +171,21 @@ def calibrate(model: Model, task: Task, medians: Sequence[int] = (1,)) -> dict[s
     task
         The data and what is held out. Never test data.
     medians
-        Numbers of planes to try, odd; 1 is no median.
+        Numbers of planes to choose from, odd; 1 is no median.
+    threshold
+        If given, it is taken and only the median is chosen.
 
     Returns
     -------
     dict
         ``threshold, median, dice`` (of foreground, on held-out voxels), ``dice_at_half`` (threshold 0.5, no median) and
-        ``tried`` ({median: best Dice}); empty where nothing is held out.
+        ``tried`` ({median: best Dice}); empty where there was nothing to choose.
     """
-    if not task.has_validation:
+    if threshold is not None:
+        model.threshold = threshold
+        model.provenance["threshold_from"] = "settings"
+    if not task.has_validation or (threshold is not None and len(medians) == 1):
+        _set_median(model, medians[0])
         return {}
     model.to(task.hardware.torch_device())
     model.median = 1
@@ -182,7 +194,7 @@ def calibrate(model: Model, task: Task, medians: Sequence[int] = (1,)) -> dict[s
     deeper = [min(h, max(2 * p, 32)) for h, p in zip(model.receptive_halo, model.patch, strict=True)]
     deeper[axis] += reach
     histograms = {m: np.zeros((2, _THRESHOLDS + 1), dtype=np.int64) for m in (1, *medians)}
-    found = tiles(task, extent, deeper, model.divisor, voxels=_CALIBRATION_VOXELS, flat_axis=axis)
+    found = tiles(task, extent, deeper, model.divisor, voxels=CALIBRATION_VOXELS, flat_axis=axis)
     classes = _classes(task, found)
     for tile in found:
         p = model.probabilities(task.samples[tile.sample].image.read(tile.read))
@@ -191,11 +203,13 @@ def calibrate(model: Model, task: Task, medians: Sequence[int] = (1,)) -> dict[s
             filtered = median_of_planes(torch.from_numpy(p)[None], median, axis)[0].numpy()
             foreground = filtered.sum(0)[tile.crop.slices][known]
             histogram += _histogram(foreground, truth)
-    best = {m: _best_threshold(h) for m, h in histograms.items()}
+    best: dict[int, tuple[float, float]] = {}
+    for m in medians:
+        fixed = None if threshold is None else (threshold, _dice_at(histograms[m], round(threshold * _THRESHOLDS)))
+        best[m] = fixed or _best_threshold(histograms[m])
     chosen = max(best, key=lambda m: (best[m][1], -m))
-    model.median, model.threshold = chosen, best[chosen][0]
-    z, y, x = (h + (chosen // 2 if a == axis else 0) for a, h in enumerate(model.halo))  # measured without a median
-    model.halo = (z, y, x)
+    model.threshold = best[chosen][0]
+    _set_median(model, chosen)
     figures = {
         "threshold": best[chosen][0],
         "median": chosen,
@@ -205,6 +219,13 @@ def calibrate(model: Model, task: Task, medians: Sequence[int] = (1,)) -> dict[s
     }
     task.run.record({"event": "calibration", **figures})
     return figures
+
+
+def _set_median(model: Model, planes: int) -> None:
+    """Set the median, and widen the halo, which was measured without one."""
+    model.median = planes
+    z, y, x = (h + (planes // 2 if a == model.plane_axis else 0) for a, h in enumerate(model.halo))
+    model.halo = (z, y, x)
 
 
 def _classes(task: Task, chosen: Sequence[Tile]) -> dict[int, NDArray[np.uint8]]:
