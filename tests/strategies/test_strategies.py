@@ -167,7 +167,8 @@ def test_stages_are_named_as_they_are_trained_and_resume_for_free(kind: str, tmp
     module = registry.load("strategies", kind)
     experiment = _experiment(kind, steps=3)
     _train(experiment, [_sample()], tmp_path)
-    names = list(module.stages(strategy_config(experiment), _task([_sample()], tmp_path)))
+    task = _task([_sample()], tmp_path)
+    names = list(module.stages(module.resolve(strategy_config(experiment), task), task))
     assert sorted(names) == sorted(p.name for p in (tmp_path / "stages").iterdir())
     assert [e["stage"] for e in read_lines(tmp_path / "log.jsonl") if e.get("state") == "finished"] == names
     model = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
@@ -337,6 +338,19 @@ def test_held_out_voxels_are_hidden_from_the_student(tmp_path: Path, monkeypatch
     ((volume,),) = seen
     assert volume.hidden is not None and np.flatnonzero(volume.hidden.all((1, 2))).tolist() == [9, 10]
     assert not (volume.annotated & volume.hidden).any()
+
+
+def test_alpha_follows_from_how_much_is_annotated(tmp_path: Path) -> None:
+    """By hand: 5 of 12 planes, an unlabelled volume beside them; 60 % of the weight is theirs. A number is kept."""
+    task = _task([_sample("1:11:2")], tmp_path)
+    config = pseudo_labels.resolve(pseudo_labels.Config(), task)
+    assert config.alpha == 1.0  # 1.5 · 5 / 7 is more
+    task = _task([_sample("5"), _unlabelled()], tmp_path)
+    known, others = 48 * 48, 11 * 48 * 48 + 9 * 40 * 64
+    alpha = pseudo_labels.resolve(pseudo_labels.Config(), task).alpha
+    assert alpha == float(f"{1.5 * known / others:.3g}")
+    assert alpha * others / (alpha * others + known) == pytest.approx(0.6, abs=0.002)
+    assert pseudo_labels.resolve(pseudo_labels.Config(alpha=0.2), task).alpha == 0.2
 
 
 def test_alpha_is_chosen_on_held_out_annotation(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ recipe `consensus` is set so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -46,6 +47,8 @@ from fewslice.volume import Volume
 __all__ = ["Config", "between", "resolve", "stages", "train"]
 
 
+_PSEUDO_SHARE = 0.6
+
 Source = Literal["teacher", "morphology", "signed_distance", "contours"]
 
 
@@ -59,10 +62,10 @@ class Config(BaseModel):
     student
         The 3D network and how it is trained.
     alpha
-        Weight of voxels that carry a pseudo-label, relative to annotated ones. There are many more of them, so a small
-        one goes far: with one plane of 32 annotated, 0.05 gives them 60 % of the loss and 0.5 gives them 94 %. Several
-        values: each trains a student on
-        its part of the budget, and held-out annotation chooses.
+        Weight of voxels that carry a pseudo-label, relative to annotated ones; None: so that pseudo-labels make up 60 %
+        of the weight of all voxels. There are many more of them, so a small one goes far: 0.03 where one plane of 50 is
+        annotated, 0.35 where 4 of 21 are. Several values: each trains a student on its part of the budget, and held-out
+        annotation chooses.
     targets
         ``soft``: the teacher's probabilities; ``hard``: its most probable class.
     teacher_share
@@ -87,7 +90,7 @@ class Config(BaseModel):
 
     teacher: SegmentationConfig = SegmentationConfig(network={"kind": "unet", "dims": 2})
     student: SegmentationConfig = SegmentationConfig(network={"kind": "unet", "dims": 3})
-    alpha: float | tuple[float, ...] = 0.05
+    alpha: float | tuple[float, ...] | None = None
     targets: Literal["soft", "hard"] = "soft"
     teacher_share: float = Field(0.35, gt=0, lt=1)
     anywhere: float = Field(0.5, ge=0, le=1)
@@ -99,7 +102,9 @@ class Config(BaseModel):
 
     @field_validator("alpha")
     @classmethod
-    def _weights(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    def _weights(cls, value: float | tuple[float, ...] | None) -> float | tuple[float, ...] | None:
+        if value is None:
+            return None
         values = value if isinstance(value, tuple) else (value,)
         if not values or any(not 0 <= a <= 100 for a in values) or len(set(values)) < len(values):
             raise ValueError(f"give one weight, or several different ones, between 0 and 100, not {value}")
@@ -114,17 +119,26 @@ class Config(BaseModel):
 
     @property
     def alphas(self) -> tuple[float, ...]:
-        """The values of α to try."""
+        """The values of α to try; resolved settings have at least one."""
+        assert self.alpha is not None
         return self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
 
 
 def resolve(config: Config, task: Task) -> Config:
-    """Fill in what follows from the data; refuse a 3D teacher or a 2D student."""
+    """Fill in what follows from the data, α included; refuse a 3D teacher or a 2D student."""
     if dims_of(config.teacher) != 2 or dims_of(config.student) != 3:
         raise InputError("pseudo_labels needs a 2D teacher and a 3D student; set teacher.network and student.network")
-    return config.model_copy(
-        update={"teacher": resolved(config.teacher, task), "student": resolved(config.student, task)}
-    )
+    alpha = balanced_alpha(task) if config.alpha is None else config.alpha
+    teacher, student = resolved(config.teacher, task), resolved(config.student, task)
+    return config.model_copy(update={"teacher": teacher, "student": student, "alpha": alpha})
+
+
+def balanced_alpha(task: Task) -> float:
+    """Return the α at which pseudo-labels make up 60 % of the weight of all voxels, 0.01 to 1, in three digits."""
+    known = sum(int(mask.sum()) for mask in task.train_masks if mask is not None)
+    others = sum(math.prod(sample.image.shape) for sample in task.samples) - known
+    alpha = _PSEUDO_SHARE / (1 - _PSEUDO_SHARE) * known / max(others, 1)
+    return float(f"{min(max(alpha, 0.01), 1.0):.3g}")
 
 
 def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], Stage]]]:
