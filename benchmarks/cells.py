@@ -618,7 +618,7 @@ def _parser(benchmark: str, description: str) -> argparse.ArgumentParser:
         help="terms that all match a part of the cell's name, e.g. 'phantom planes=1 student_*'",
     )
     parser.add_argument("--max-minutes", type=float, default=None, help="start no cell that would end after this time")
-    parser.add_argument("--quick", action="store_true", help="small budgets: at most 4 minutes a cell on two cores")
+    parser.add_argument("--quick", action="store_true", help="small budgets: some minutes a cell on two cores")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time, as separate processes")
     parser.add_argument("--threads", type=int, default=None, help="threads of each process (default: cores / jobs)")

@@ -83,6 +83,11 @@ def tiny() -> dict[str, list[str]]:
             *settings("teacher.", TINY_2D),
             *settings("student.", TINY_3D),
         ],
+        "continuity": [
+            *("--strategy", "continuity"),
+            *settings("segment.", TINY_2D),
+            *settings("continuity.", TINY_2D),
+        ],
     }
 
 

@@ -125,6 +125,31 @@ def test_training_killed_in_every_stage(
         assert any(0 < step < STEPS for step in resumed), f"{stage} began anew instead of going on: {resumed}"
 
 
+def test_continuity_killed_in_either_stage_and_between(
+    place: Path, tiny: dict[str, list[str]], kill_when: KillWhen, done: Fewslice, folder_hash: Callable[[Path], str]
+) -> None:
+    settings = [s.replace("validations=2", "validations=6") for s in tiny["continuity"]]
+    what = ["train", "image.tif", "--labels", "labels.tif", "--axes", "zyx", "--background", "0", "--planes", "0:12:2"]
+    command = [*what, *settings, "--voxel-size-um", "2,1,1", "--steps", str(STEPS), "--checkpoint-seconds", "0", "-o"]
+    run, unbroken = place / "KILLED_CONTINUITY", place / "UNBROKEN_CONTINUITY"
+    segment, continuity = run / "stages" / "segment", run / "stages" / "continuity"
+    done(place, *command, unbroken)
+
+    def validations(stage: str) -> int:
+        return len(validated(run, stage))
+
+    kill_when(place, *command, run, when=lambda: validations("segment") >= 3)
+    assert (segment / "checkpoint.pt").exists() and not (segment / "result.pt").exists()
+    kill_when(place, *command, run, when=(segment / "predicted").exists)
+    assert not continuity.exists()
+    kill_when(place, *command, run, when=lambda: validations("continuity") >= 3)
+    assert (continuity / "checkpoint.pt").exists() and not (continuity / "result.pt").exists()
+    done(place, *command, run)
+    for name in ("model", "stages/segment/model", "stages/segment/predicted"):
+        assert folder_hash(run / name) == folder_hash(unbroken / name), f"{name} differs"
+    assert (run / "experiment.yaml").read_bytes() == (unbroken / "experiment.yaml").read_bytes()
+
+
 def test_prediction_killed(
     place: Path, kill_when: KillWhen, fewslice: Fewslice, done: Fewslice, folder_hash: Callable[[Path], str]
 ) -> None:

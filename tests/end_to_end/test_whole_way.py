@@ -208,3 +208,43 @@ def test_what_is_not_annotated_changes_no_weight_and_no_score(
         measured.append(scores(done, tmp_path, "OUT.ome.zarr", "--truth", f"{name}.tif", *options))
     assert models[0] == models[1] == models[2]
     assert measured[0] == measured[1] == measured[2]
+
+
+@pytest.mark.parametrize(
+    ("planes", "more", "said"),
+    [
+        ("6", ["--set", "neighbours.planes=31"], ["voxel size is unknown", "taken for cubes of 5 nm"]),
+        ("y=9,10", ["--voxel-size-um", "2,1,1"], ["annotated along y", "cleaned along y"]),
+    ],
+    ids=["one plane, more neighbours than planes, no voxel size", "adjacent planes along y"],
+)
+def test_continuity_on_annotation_it_was_not_made_for(
+    tmp_path: Path,
+    done: Fewslice,
+    tiny: dict[str, list[str]],
+    write_volume: Callable[..., None],
+    planes: str,
+    more: list[str],
+    said: list[str],
+) -> None:
+    write_volume(tmp_path)
+    patch = "patch=[8,1,16]" if planes.startswith("y") else "patch=[1,16,16]"
+    sizes = [s.replace("patch=[1,16,16]", patch) for s in tiny["continuity"]]
+    what = ["train", "image.tif", "--labels", "labels.tif", "--axes", "zyx", "--background", "0", "--planes", planes]
+    heard = " ".join(notes(done(tmp_path, *what, *sizes, *more, "--steps", "2", "-o", "RUN")))
+    for words in said:
+        assert words in heard
+    done(tmp_path, "predict", "RUN", "image.tif", "--axes", "zyx", "-o", "OUT.ome.zarr")
+    found = scores(done, tmp_path, "OUT.ome.zarr", "--truth", "labels.tif", "--background", "0", "--axes", "zyx")
+    assert 0 <= found["dice"] <= 1
+
+
+def test_continuity_without_any_foreground_in_the_masks(
+    tmp_path: Path, done: Fewslice, tiny: dict[str, list[str]], write_volume: Callable[..., None]
+) -> None:
+    """Masks that are empty everywhere, or fill every plane, stop neither training nor prediction."""
+    write_volume(tmp_path)
+    what = ["train", "image.tif", "--labels", "labels.tif", "--axes", "zyx", "--background", "0", "--planes", "0:12:4"]
+    for name, threshold in (("EMPTY", "0.999999"), ("FULL", "0.000001")):
+        done(tmp_path, *what, *tiny["continuity"], "--set", f"mask_threshold={threshold}", "--steps", "2", "-o", name)
+        done(tmp_path, "predict", name, "image.tif", "--axes", "zyx", "-o", f"{name}.ome.zarr")

@@ -269,6 +269,7 @@ def test_held_out_planes_change_no_weight(kind: str, tmp_path: Path) -> None:
         ("pseudo_labels", {"teacher": {"network": {"dims": 3}}}, "needs a 2D teacher and a 3D student"),
         ("continuity", {"continuity": {"network": {"dims": 3}}}, "continuity trains two 2D networks"),
         ("continuity", {"medians": [2]}, "odd numbers of planes"),
+        ("continuity", {"continuity": {"normalisation": "robust"}}, "continuity.normalisation=robust"),
         ("sparse_3d", {"patch": [16, 32, 32]}, r"patch \(16, 32, 32\) .* exceeds .* \(12, 48, 48\)"),
         ("sparse_3d", {"patch": [8, 31, 32]}, r"is not a multiple of the network's divisor"),
         ("slices_2d", {"patch": [1, 64, 64]}, r"patch \(1, 64, 64\) .* exceeds"),

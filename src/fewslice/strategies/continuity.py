@@ -74,7 +74,9 @@ class Config(BaseModel):
         network={"kind": "unet", "dims": 2}, augment=augmentation.Config(piecewise_affine=0.3)
     )
     continuity: SegmentationConfig = SegmentationConfig(
-        network={"kind": "unet", "dims": 2}, augment=augmentation.Config.none(flip=0.5, right_angle=1.0)
+        network={"kind": "unet", "dims": 2},
+        augment=augmentation.Config.none(flip=0.5, right_angle=1.0),
+        normalisation="none",
     )
     neighbours: Neighbours = Neighbours()
     morphology: along_z.Config = along_z.Config()
@@ -93,12 +95,17 @@ class Config(BaseModel):
 
 
 def resolve(config: Config, task: Task) -> Config:
-    """Fill in what follows from the data; refuse 3D networks."""
+    """Fill in what follows from the data; refuse 3D networks and a second normalisation."""
     for name, stage in (("segment", config.segment), ("continuity", config.continuity)):
         if dims_of(stage) != 2:
             raise InputError(f"continuity trains two 2D networks; set {name}.network.dims=2")
-    own = config.continuity.model_copy(update={"normalisation": "none"})  # what it sees is normalised already
-    return config.model_copy(update={"segment": resolved(config.segment, task), "continuity": resolved(own, task)})
+    if config.continuity.normalisation != "none":
+        raise InputError(
+            f"continuity.normalisation={config.continuity.normalisation}, but the second network sees what the first "
+            "one made of a normalised image; leave it at none and set segment.normalisation"
+        )
+    both = {"segment": resolved(config.segment, task), "continuity": resolved(config.continuity, task)}
+    return config.model_copy(update=both)
 
 
 def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], Stage]]]:

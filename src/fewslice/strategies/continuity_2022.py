@@ -55,7 +55,7 @@ class Config(continuity.Config):
     """Settings of the strategy; see :class:`fewslice.strategies.continuity.Config`."""
 
     segment: SegmentationConfig = _SEGMENT
-    continuity: SegmentationConfig = _SEGMENT.model_copy(update={"augment": _TURNED})
+    continuity: SegmentationConfig = _SEGMENT.model_copy(update={"augment": _TURNED, "normalisation": "none"})
     neighbours: Neighbours = Neighbours(planes=15, image_planes=0, threshold=0.2)
     mask_threshold: float | None = 0.2
     threshold: float | None = 0.2
