@@ -25,7 +25,7 @@ _AGREEMENT = {"true positive": (0, 200, 0), "false negative": (230, 0, 0), "fals
 _METRICS = {"dice": "Dice", "nsd": "NSD at 2 µm"}
 
 
-def draw_sparsity(series: Series, setting: str, alpha: float, path: Path) -> bool:
+def draw_sparsity(series: Series, setting: str, path: Path) -> bool:
     """Draw Dice and surface Dice against the number of annotated planes, one line per arm; False without results."""
     chosen = series.where(setting=setting)
     planes = chosen.distinct("planes")
@@ -34,7 +34,7 @@ def draw_sparsity(series: Series, setting: str, alpha: float, path: Path) -> boo
     figure, axes = _figure(2)
     for arm, what in ARMS.items():
         for axis, metric in zip(axes, _METRICS, strict=True):
-            points = [(p, at(chosen, setting, arm, p, alpha).interval(metric)) for p in planes]
+            points = [(p, at(chosen, setting, arm, p).interval(metric)) for p in planes]
             known = [(p, i.mean, i.low, i.high) for p, i in points if i is not None]
             if not known:
                 continue
@@ -60,9 +60,9 @@ def draw_alpha(series: Series, setting: str, path: Path) -> bool:
     """Draw the students' Dice against α, the sparse arm standing at α = 0; False without results."""
     chosen = series.where(setting=setting)
     alphas = chosen.distinct("alpha")
-    if len(alphas) < 2:
-        return False
     planes = [p for p in chosen.distinct("planes") if len(chosen.where(planes=p).distinct("alpha")) > 1]
+    if not planes:
+        return False
     figure, axes = _figure(len(planes))
     for axis, count in zip(axes, planes, strict=True):
         start = chosen.where(arm="sparse_3d", planes=count).interval("dice")

@@ -116,9 +116,9 @@ def _targets(main: Series, em_series: Series, speed_series: Series, along_z: Ser
     said = {True: "yes", False: "**no**", None: "not measured yet"}
     rows = [
         [line.what, line.target, line.measured, said[line.reached], f"`{line.command}`"]
-        for line in outcomes(main, em_series, speed_series, sparsity.ALPHA, tier, continuity=along_z)
+        for line in outcomes(main, em_series, speed_series, tier, continuity=along_z)
     ]
-    text = f"Recipe version {sparsity.RECIPE}, {tier} budgets, α = {sparsity.ALPHA:g}. "
+    text = f"Recipe version {sparsity.RECIPE}, {tier} budgets. "
     text += "A line of the comparison counts as measured from five draws on.\n"
     return "## Targets\n\n" + text + "\n" + markdown(["what", "target", "measured", "reached", "command"], rows)
 
@@ -137,20 +137,20 @@ def _comparison(series: Series, tier: str, figures: Path | None) -> str:
 
 
 def _setting(series: Series, setting: str, title: str, tier: str, figures: Path | None) -> str:
-    planes, alpha = series.distinct("planes"), sparsity.ALPHA
+    planes = series.distinct("planes")
     parts = [f"### {title}\n"]
     for metric, name, digits in _METRICS:
         rows = [
-            [str(p), *(interval_text(at(series, setting, arm, p, alpha).interval(metric), digits) for arm in ARMS)]
+            [str(p), *(interval_text(at(series, setting, arm, p).interval(metric), digits) for arm in ARMS)]
             for p in planes
         ]
         parts.append(f"{name}:\n\n" + markdown(["planes", *(arm.title for arm in ARMS.values())], rows))
     rows = []
     for count in planes:
         for arm in STUDENTS:
-            ours = at(series, setting, arm, count, alpha)
+            ours = at(series, setting, arm, count)
             for rival in RIVALS:
-                theirs = at(series, setting, rival, count, alpha)
+                theirs = at(series, setting, rival, count)
                 if difference(ours, theirs, "dice") is not None:
                     gains = [
                         interval_text(difference(ours, theirs, metric), digits, sign=True)
@@ -160,34 +160,37 @@ def _setting(series: Series, setting: str, title: str, tier: str, figures: Path 
     if rows:
         head = ["planes: student − rival", "Dice", "NSD", "ASSD, µm (less is better)"]
         parts.append("Paired differences:\n\n" + markdown(head, rows))
-    parts.append(_confusions(series, setting, planes, alpha))
+    parts.append(_confusions(series, setting, planes))
     parts.append(_alphas(series, setting))
     stem = f"{setting}_{tier}"
-    drawn = figures is None or draw_sparsity(series, setting, alpha, figures / f"sparsity_{stem}.png")
+    drawn = figures is None or draw_sparsity(series, setting, figures / f"sparsity_{stem}.png")
     if drawn:
         parts.append(f"![Dice and surface Dice against annotated planes](figures/sparsity_{stem}.png)\n")
-    if len(series.distinct("alpha")) > 1:
-        if figures is not None:
-            draw_alpha(series, setting, figures / f"alpha_{stem}.png")
+    if _compares_alphas(series) and (figures is None or draw_alpha(series, setting, figures / f"alpha_{stem}.png")):
         parts.append(f"![Dice against α](figures/alpha_{stem}.png)\n")
     return "\n".join(part for part in parts if part)
 
 
-def _confusions(series: Series, setting: str, planes: Sequence[int], alpha: float) -> str:
+def _confusions(series: Series, setting: str, planes: Sequence[int]) -> str:
     shown = [p for p in planes if p in (1, 2, 4, 22)]
     rows = [
         [f"{p}: {what.title}", share_text(matrix)]
         for p in shown
         for arm, what in ARMS.items()
-        if (matrix := at(series, setting, arm, p, alpha).mean_confusion()) is not None
+        if (matrix := at(series, setting, arm, p).mean_confusion()) is not None
     ]
     head = ["planes: arm", "percent of voxels, mean over draws"]
     return "Confusion matrices:\n\n" + markdown(head, rows) if rows else ""
 
 
+def _compares_alphas(series: Series) -> bool:
+    """Whether several α were tried at the same number of planes."""
+    return any(len(series.where(planes=p).distinct("alpha")) > 1 for p in series.distinct("planes"))
+
+
 def _alphas(series: Series, setting: str) -> str:
     alphas = series.distinct("alpha")
-    if len(alphas) < 2:
+    if not _compares_alphas(series):
         return ""
     rows = []
     for count in series.distinct("planes"):
@@ -411,7 +414,8 @@ def _trial(series: Series, usual: Series) -> list[str]:
     changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in config["changes"].items())
     steps = " + ".join(str(count) for count in cell["budget"].values())
     same = {"setting": cell["setting"], "arm": cell["arm"], "planes": config["planes"], "tier": config["tier"]}
-    beside = usual.where(**same, alpha=None if alpha is None else sparsity.ALPHA, data=cell["data"])
+    usual_alpha = None if alpha is None else sparsity.alpha_of(cell["setting"], config["planes"])
+    beside = usual.where(**same, alpha=usual_alpha, data=cell["data"])
     gain = interval_text(difference(series, beside, "dice"), sign=True)
     return [
         what,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from benchmarks.arms import ARMS
+from benchmarks.sparsity import alpha_of
 from benchmarks.tables import Series, difference, interval_text
 from fewslice.metrics.intervals import Interval, student
 
@@ -42,17 +43,17 @@ class Outcome:
     command: str
 
 
-def at(series: Series, setting: str, arm: str, planes: int, alpha: float) -> Series:
-    """Give the results of one arm; `alpha` counts for students only."""
+def at(series: Series, setting: str, arm: str, planes: int, alpha: float | None = None) -> Series:
+    """Give the results of one arm; `alpha` counts for students only, and is by default that of the main tables."""
     found = series.where(setting=setting, arm=arm, planes=planes)
-    return found.where(alpha=alpha) if ARMS[arm].is_student else found
+    if not ARMS[arm].is_student:
+        return found
+    return found.where(alpha=alpha_of(setting, planes) if alpha is None else alpha)
 
 
-def best(series: Series, setting: str, arms: Sequence[str], planes: int, alpha: float) -> str | None:
+def best(series: Series, setting: str, arms: Sequence[str], planes: int) -> str | None:
     """Name the arm with the highest mean Dice; None without results."""
-    means = {
-        arm: interval.mean for arm in arms if (interval := at(series, setting, arm, planes, alpha).interval("dice"))
-    }
+    means = {arm: interval.mean for arm in arms if (interval := at(series, setting, arm, planes).interval("dice"))}
     return max(means, key=lambda arm: means[arm]) if means else None
 
 
@@ -94,7 +95,7 @@ def cost_ratios(series: Series, arm: str, share: float) -> dict[int, float]:
 
 
 def outcomes(
-    sparsity: Series, em: Series, speed: Series, alpha: float, tier: str, *, continuity: Series | None = None
+    sparsity: Series, em: Series, speed: Series, tier: str, *, continuity: Series | None = None
 ) -> list[Outcome]:
     """Measure every target from what is there.
 
@@ -102,8 +103,6 @@ def outcomes(
     ----------
     sparsity, em, speed
         Results of the three benchmarks; `sparsity` of one tier.
-    alpha
-        α of the main tables.
     tier
         ``full`` or ``quick``, for the commands.
     continuity
@@ -111,8 +110,8 @@ def outcomes(
     """
     quick = " --quick" if tier == "quick" else ""
     return [
-        *_phantom(sparsity, alpha, f"python -m benchmarks.sparsity{quick} --only"),
-        *_stack2(sparsity, alpha, f"python -m benchmarks.sparsity{quick} --only"),
+        *_phantom(sparsity, f"python -m benchmarks.sparsity{quick} --only"),
+        *_stack2(sparsity, f"python -m benchmarks.sparsity{quick} --only"),
         *_cost(sparsity, f"python -m benchmarks.sparsity{quick} --device cpu --only phantom_cost"),
         *_em(em),
         *_continuity(continuity or Series([])),
@@ -126,14 +125,14 @@ def _above_zero(interval: Interval | None) -> bool | None:
     return interval.above_zero
 
 
-def _phantom(series: Series, alpha: float, command: str) -> list[Outcome]:
+def _phantom(series: Series, command: str) -> list[Outcome]:
     lines = []
     for planes in (1, 2):
         only = f"{command} 'phantom planes={planes}'"
         for rival, metrics in (("cnn_2d", ("dice", "nsd", "assd_um")), ("sparse_3d", ("dice",))):
             for metric in metrics:
-                ours = at(series, "phantom", "student_cnn_2d", planes, alpha)
-                theirs = at(series, "phantom", rival, planes, alpha)
+                ours = at(series, "phantom", "student_cnn_2d", planes)
+                theirs = at(series, "phantom", rival, planes)
                 # a smaller surface distance is better, so its difference is taken the other way round
                 lower = metric == "assd_um"
                 gain = difference(theirs, ours, metric) if lower else difference(ours, theirs, metric)
@@ -143,8 +142,8 @@ def _phantom(series: Series, alpha: float, command: str) -> list[Outcome]:
                 lines.append(Outcome(what, "interval above 0, ≥ 5 draws", measured, _above_zero(gain), only))
         for rival in ("unet_2d", "sparse_3d"):
             gain = difference(
-                at(series, "phantom", "student_unet_2d", planes, alpha),
-                at(series, "phantom", rival, planes, alpha),
+                at(series, "phantom", "student_unet_2d", planes),
+                at(series, "phantom", rival, planes),
                 "dice",
             )
             what = f"phantom, {_planes(planes)}: {ARMS['student_unet_2d'].title} against {ARMS[rival].title}, Dice"
@@ -153,26 +152,24 @@ def _phantom(series: Series, alpha: float, command: str) -> list[Outcome]:
     return lines
 
 
-def _stack2(series: Series, alpha: float, command: str) -> list[Outcome]:
+def _stack2(series: Series, command: str) -> list[Outcome]:
     lines = []
     for setting in ("stack2_field", "stack2_crops"):
         for planes in (1, 2, 4, 8):
             only = f"{command} '{setting} planes={planes}'"
             gain = difference(
-                at(series, setting, "student_cnn_2d", planes, alpha),
-                at(series, setting, "cnn_2d", planes, alpha),
+                at(series, setting, "student_cnn_2d", planes),
+                at(series, setting, "cnn_2d", planes),
                 "dice",
             )
             enough = gain is not None and gain.count >= _ENOUGH
             what = f"{setting}, {_planes(planes)}: {ARMS['student_cnn_2d'].title} against its teacher, Dice"
             reached = gain.mean > 0 if gain is not None and enough else None
             lines.append(Outcome(what, "mean above 0, ≥ 5 draws", interval_text(gain, sign=True), reached, only))
-            student_arm = best(series, setting, STUDENTS, planes, alpha)
-            rival = best(series, setting, RIVALS, planes, alpha)
+            student_arm = best(series, setting, STUDENTS, planes)
+            rival = best(series, setting, RIVALS, planes)
             if student_arm and rival:
-                gain = difference(
-                    at(series, setting, student_arm, planes, alpha), at(series, setting, rival, planes, alpha), "dice"
-                )
+                gain = difference(at(series, setting, student_arm, planes), at(series, setting, rival, planes), "dice")
             else:
                 gain = None
             names = f" ({student_arm} − {rival})" if gain is not None else ""
@@ -181,8 +178,8 @@ def _stack2(series: Series, alpha: float, command: str) -> list[Outcome]:
             lines.append(
                 Outcome(what, "mean ≥ −0.01, ≥ 5 draws", interval_text(gain, sign=True) + names, reached, only)
             )
-    arm = best(series, "stack2_field", STUDENTS, 4, alpha)
-    dice = at(series, "stack2_field", arm, 4, alpha).interval("dice") if arm else None
+    arm = best(series, "stack2_field", STUDENTS, 4)
+    dice = at(series, "stack2_field", arm, 4).interval("dice") if arm else None
     reached = dice.mean >= 0.85 if dice is not None and dice.count >= _ENOUGH else None
     text = interval_text(dice) + (f" ({arm})" if arm else "")
     lines.append(

@@ -47,7 +47,7 @@ def logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[dict[str, Any]]]
 
 
 def measure(arm: str, tmp_path: Path) -> dict[str, Any]:
-    alpha = sparsity.ALPHA if arm.startswith("student") else None
+    alpha = sparsity.alpha_of("tiny", 2) if arm.startswith("student") else None
     cell = sparsity.make_cell("tiny", arm, 2, 0, alpha=alpha, tier="quick")
     return sparsity.run_cell(cell, Context("cpu", 1, tmp_path, tmp_path))
 

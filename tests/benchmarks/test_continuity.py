@@ -315,7 +315,7 @@ def everything(draws: int = 3, step: float = 0.01) -> list[dict[str, Any]]:
 
 def outcomes(results: list[dict[str, Any]]) -> dict[str, targets.Outcome]:
     empty = Series([])
-    lines = targets.outcomes(empty, empty, empty, 0.05, "full", continuity=Series(results))
+    lines = targets.outcomes(empty, empty, empty, "full", continuity=Series(results))
     return {line.what.removeprefix("em_mitochondria, "): line for line in lines if "continuity" in line.command}
 
 

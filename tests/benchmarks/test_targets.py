@@ -22,7 +22,7 @@ def result(
     """Make a result whose Dice differs by a common 0.02 between draws, which pairing must cancel."""
     student = arm.startswith("student")
     value = DICE[arm] + 0.02 * draw if dice is None else dice
-    config = {"planes": planes, "tier": "full", **({"alpha": sparsity.ALPHA} if student else {})}
+    config = {"planes": planes, "tier": "full", **({"alpha": sparsity.alpha_of(setting, planes)} if student else {})}
     cell = {
         "benchmark": "sparsity",
         "setting": setting,
@@ -57,7 +57,7 @@ def everything(draws: int = 5) -> list[dict[str, Any]]:
 
 def lines(results: list[dict[str, Any]]) -> dict[str, targets.Outcome]:
     empty = Series([])
-    return {line.what: line for line in targets.outcomes(Series(results), empty, empty, sparsity.ALPHA, "full")}
+    return {line.what: line for line in targets.outcomes(Series(results), empty, empty, "full")}
 
 
 def test_differences_are_paired_by_draw() -> None:

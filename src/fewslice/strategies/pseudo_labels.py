@@ -128,15 +128,22 @@ def resolve(config: Config, task: Task) -> Config:
     """Fill in what follows from the data, α included; refuse a 3D teacher or a 2D student."""
     if dims_of(config.teacher) != 2 or dims_of(config.student) != 3:
         raise InputError("pseudo_labels needs a 2D teacher and a 3D student; set teacher.network and student.network")
-    alpha = balanced_alpha(task) if config.alpha is None else config.alpha
+    alpha = config.alpha
+    if alpha is None:
+        known = sum(int(mask.sum()) for mask in task.train_masks if mask is not None)
+        alpha = balanced_alpha(known, sum(math.prod(sample.image.shape) for sample in task.samples) - known)
     teacher, student = resolved(config.teacher, task), resolved(config.student, task)
     return config.model_copy(update={"teacher": teacher, "student": student, "alpha": alpha})
 
 
-def balanced_alpha(task: Task) -> float:
-    """Return the α at which pseudo-labels make up 60 % of the weight of all voxels, 0.01 to 1, in three digits."""
-    known = sum(int(mask.sum()) for mask in task.train_masks if mask is not None)
-    others = sum(math.prod(sample.image.shape) for sample in task.samples) - known
+def balanced_alpha(known: int, others: int) -> float:
+    """Return the α at which pseudo-labels make up 60 % of the weight of all voxels, 0.01 to 1, in three digits.
+
+    Parameters
+    ----------
+    known, others
+        Number of annotated voxels, and of those that carry a pseudo-label.
+    """
     alpha = _PSEUDO_SHARE / (1 - _PSEUDO_SHARE) * known / max(others, 1)
     return float(f"{min(max(alpha, 0.01), 1.0):.3g}")
 
