@@ -266,7 +266,7 @@ def every_cell(
                     used: Sequence[float | None] = (None,)
                     if what.is_student:
                         compared = tier == "full" and not trial and planes in _ALPHA_PLANES
-                        usual = (alpha_of(setting, planes),)
+                        usual: Sequence[float | None] = (alpha_of(setting, planes),)
                         used = alphas or (ALPHAS.get(setting, usual) if compared else usual)
                     cells += [
                         make_cell(setting, arm, planes, draw, alpha=alpha, tier=tier, trial=trial, **changes)
