@@ -265,9 +265,11 @@ def every_cell(
                         continue  # nothing is unlabelled: the student would be the sparse arm
                     used: Sequence[float | None] = (None,)
                     if what.is_student:
-                        compared = tier == "full" and not trial and planes in _ALPHA_PLANES
-                        usual: Sequence[float | None] = (alpha_of(setting, planes),)
-                        used = alphas or (ALPHAS.get(setting, usual) if compared else usual)
+                        used = (alpha_of(setting, planes),)
+                    if what.is_student and tier == "full" and not trial and planes in _ALPHA_PLANES:
+                        used = ALPHAS.get(setting, used)
+                    if what.is_student and alphas:
+                        used = alphas
                     cells += [
                         make_cell(setting, arm, planes, draw, alpha=alpha, tier=tier, trial=trial, **changes)
                         for alpha in used
