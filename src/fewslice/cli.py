@@ -246,6 +246,30 @@ def report(
 
 
 @app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, or a model folder.")],
+    to: Annotated[str, typer.Option(help=f"{', '.join(registry.names('export'))}.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    image: Annotated[
+        str | None, typer.Option(help="An image to show the model; by default the first of its training images.")
+    ] = None,
+    axes: Axes = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key=value; repeatable.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a trained model for other tools, as ONNX or as a bioimage.io package.
+
+    Example: fewslice export RUN --to bioimageio -o neurons.zip --set name='two-photon neurons'
+    """
+    from fewslice import workflow
+    from fewslice.experiment import settings_from_assignments
+
+    settings = settings_from_assignments(set_ or [])
+    path = workflow.export(run_folder, to, output, image=image, axes=axes, settings=settings, overwrite=overwrite)
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
 def info(path: Annotated[str, typer.Argument(help="A volume.")], axes: Axes = None, as_json: Json = False) -> None:
     """Show shape, axes, type, voxel size, chunks and labels of a volume, without reading it.
 

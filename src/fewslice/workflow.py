@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fewslice import io, registry
 from fewslice.errors import InputError, PartialError
-from fewslice.experiment import Experiment, read_experiment, strategy_config
+from fewslice.experiment import Experiment, checked, read_experiment, strategy_config
 from fewslice.files import append_line, disk_error, write_json
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from fewslice.data.splits import Split
     from fewslice.model import Model
     from fewslice.training.fit import Hardware, Monitor
+    from fewslice.volume import Volume
 
-__all__ = ["convert", "evaluate", "info", "predict", "report", "run", "train", "train_samples"]
+__all__ = ["convert", "evaluate", "export", "info", "predict", "report", "run", "train", "train_samples"]
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -243,12 +244,7 @@ def predict(
     """
     from fewslice.data.samples import expand
 
-    run_folder = Path(run_or_model)
-    if not run_folder.exists():
-        raise InputError(f"{run_folder} does not exist, so there is no trained model; check the path")
-    model_folder = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
-    if not model_folder.is_dir() or not (model_folder / "model.json").exists():
-        raise InputError(f"{run_folder} holds no trained model; train first, or wait until training has finished")
+    run_folder, model_folder = _model_folder(run_or_model)
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} must be between 0 and 1")
     paths = [str(Path(path).absolute()) for path in expand(images)]
@@ -367,6 +363,85 @@ def report(
 def info(path: str | Path, *, axes: str | None = None) -> dict[str, Any]:
     """Describe a volume, its voxel, chunks and labels, without reading it; `axes` if the file does not name them."""
     return io.describe(path, axes=axes)
+
+
+def export(
+    run_or_model: str | Path,
+    kind: str,
+    output: str | Path,
+    *,
+    image: str | None = None,
+    axes: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a trained model for other tools; see :mod:`fewslice.export`.
+
+    Parameters
+    ----------
+    run_or_model
+        A run folder, or the folder of a model.
+    kind
+        ``onnx`` or ``bioimageio``.
+    output
+        The file; the kind's suffix is added where it has none.
+    image, axes
+        An image to show the model, and the order of its axes; by default the first one it was trained on.
+    settings
+        Of the kind.
+    overwrite
+        Replace an existing file.
+
+    Raises
+    ------
+    InputError
+        If the model, the kind, its settings or the image cannot be used, or the file exists.
+    """
+    component = registry.load("export", kind)
+    run_folder, model_folder = _model_folder(run_or_model)
+    config = checked(component.Config, dict(settings or {}), where=f"the settings of {kind}")
+    target = Path(output)
+    if target.suffix != component.SUFFIX:
+        target = target.with_name(target.name + component.SUFFIX)
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; choose another output or pass --overwrite")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"{target.absolute().parent} is not a folder; create it first")
+
+    from fewslice.model import Model
+
+    model = Model.load(model_folder)
+    volume = _image_to_show(run_folder, image, axes, model.in_channels)
+    component.export(config, model, target, volume, str(run_folder))
+    return target
+
+
+def _image_to_show(run_folder: Path, image: str | None, axes: str | None, channels: int) -> Volume:
+    """Open an image that the model can be shown, by default the first one it was trained on."""
+    if image is None:
+        path = run_folder / "experiment.yaml"
+        if not path.exists():
+            raise InputError(f"{run_folder} is a model without its run, so there is no image to show it; give --image")
+        experiment = read_experiment(path)
+        image, axes = experiment.images[0], axes or experiment.axes
+        try:
+            return io.open_volume(image, axes=axes, channels=experiment.channels, expected_channels=channels)
+        except InputError as error:
+            raise InputError(
+                f"the image that {run_folder} was trained on cannot be used: {error}; give --image"
+            ) from None
+    return io.open_volume(image, axes=axes, expected_channels=channels)
+
+
+def _model_folder(run_or_model: str | Path) -> tuple[Path, Path]:
+    """Return the run folder, or that of a model alone, and the folder of the model."""
+    run_folder = Path(run_or_model)
+    if not run_folder.exists():
+        raise InputError(f"{run_folder} does not exist, so there is no trained model; check the path")
+    model_folder = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
+    if not model_folder.is_dir() or not (model_folder / "model.json").exists():
+        raise InputError(f"{run_folder} holds no trained model; train first, or wait until training has finished")
+    return run_folder, model_folder
 
 
 def convert(source: str | Path, target: str | Path, **options: Any) -> Path:

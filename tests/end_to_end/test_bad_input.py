@@ -54,6 +54,7 @@ def _write_images(folder: Path, image: np.ndarray) -> None:
     (folder / "truncated.tif").write_bytes(content[: len(content) // 2])
     (folder / "header.tif").write_bytes(content[:6])
     (folder / "notes.txt").write_text("not an image\n", encoding="utf-8")
+    (folder / "notes.txt.onnx").write_text("somebody's\n", encoding="utf-8")
     (folder / "text.tif").write_text("not a TIFF either, whatever its name says\n", encoding="utf-8")
     for name, value in (("nan", np.nan), ("inf", np.inf)):
         broken = image.astype(np.float32)
@@ -219,6 +220,18 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "run of another experiment": (TRAIN.replace("NEW", "RUN"), ("RUN", "another", "--overwrite")),
     "folder that is no run": (TRAIN.replace("NEW", "models"), ("models", "not a run")),
     "file in place of the run": (f"{TRAIN} -o image.tif", ("image.tif", "not a run")),
+    # Export: unknown kinds and settings, what exists, what is not there
+    "export of an unknown kind": ("export RUN --to onxx -o NEW", ("onxx", "did you mean 'onnx'")),
+    "export over another file": ("export RUN --to onnx -o notes.txt.onnx", ("notes.txt.onnx", "--overwrite")),
+    "export with an unknown setting": ("export RUN --to onnx -o NEW --set colour=blue", ("colour", "onnx")),
+    "export without a run": ("export GONE --to onnx -o NEW", ("GONE", "does not exist")),
+    "export into a folder that is not there": ("export RUN --to onnx -o gone/NEW", ("gone", "not a folder")),
+    "export of a model alone": ("export RUN/model --to onnx -o NEW", ("--image",)),
+    "export with an image of other channels": (
+        "export RUN --to onnx --image two_channels.tif --axes zcyx -o NEW",
+        ("two_channels.tif", "2 channels"),
+    ),
+    "bioimage.io name too short": ("export RUN --to bioimageio -o NEW --set name=x", ("name",)),
     "prediction with other settings": (
         "predict RUN image.tif -o OUT.ome.zarr --threshold 0.9",
         ("OUT.ome.zarr", "another", "--overwrite"),
@@ -433,5 +446,5 @@ def test_help_loads_no_torch(command: str, environment: dict[str, str]) -> None:
         assert result.returncode == 0, result.stderr
         assert "LOADED []" in result.stdout
     helped = subprocess.run([command, "--help"], env=environment, capture_output=True, text=True, check=False)
-    verbs = ["demo", "train", "run", "predict", "evaluate", "report", "convert", "info", "doctor"]
+    verbs = ["demo", "train", "run", "predict", "evaluate", "report", "export", "convert", "info", "doctor"]
     assert helped.returncode == 0 and all(verb in helped.stdout for verb in verbs)

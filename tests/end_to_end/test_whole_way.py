@@ -248,3 +248,18 @@ def test_continuity_without_any_foreground_in_the_masks(
     for name, threshold in (("EMPTY", "0.999999"), ("FULL", "0.000001")):
         done(tmp_path, *what, *tiny["continuity"], "--set", f"mask_threshold={threshold}", "--steps", "2", "-o", name)
         done(tmp_path, "predict", name, "image.tif", "--axes", "zyx", "-o", f"{name}.ome.zarr")
+
+
+def test_a_run_is_exported_with_its_training_image(
+    tmp_path: Path, done: Fewslice, tiny: dict[str, list[str]], write_volume: Callable[..., None]
+) -> None:
+    import onnxruntime
+
+    write_volume(tmp_path)
+    what = ["train", "image.tif", "--labels", "labels.tif", "--axes", "zyx", "--background", "0", "--planes", "0:12:4"]
+    done(tmp_path, *what, *tiny["slices_2d"], "--steps", "2", "-o", "RUN")
+    assert "wrote model.onnx" in done(tmp_path, "export", "RUN", "--to", "onnx", "-o", "model").stdout
+    done(tmp_path, "export", "RUN", "--to", "bioimageio", "-o", "model.zip", "--set", "name=blobs in noise")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    image = tifffile.imread(tmp_path / "image.tif").astype(np.float32)
+    assert session.run(None, {"image": image[:, None]})[0].shape == (12, 1, 32, 32)
