@@ -14,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # Arguments for pytest, for example: make test PYTEST_ARGS="-x tests/test_registry.py"
 PYTEST_ARGS ?= -n 2
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint docs format clean
 
 install: $(STAMP)
 
@@ -38,9 +38,12 @@ lint: install
 	$(PY) -m mypy
 	$(BIN)/lint-imports
 
+docs: install
+	$(PY) -m mkdocs build --strict --quiet
+
 format: install
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 clean:
-	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('.venv', 'demo', 'build', 'dist', '.mypy_cache', '.ruff_cache', '.pytest_cache', '.hypothesis', '.import_linter_cache')]"
+	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('.venv', 'demo', 'site', 'build', 'dist', '.mypy_cache', '.ruff_cache', '.pytest_cache', '.hypothesis', '.import_linter_cache')]"
