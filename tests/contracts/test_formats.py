@@ -12,7 +12,7 @@ from fewslice.errors import InputError
 from fewslice.formats import Stored, WriteOptions
 from fewslice.volume import LazyArray, Volume
 
-EXAMPLES = {"ome_zarr": "a.ome.zarr", "tiff": "a.tif", "hdf5": "a.h5:raw", "plane_folder": "planes/"}
+EXAMPLES = {"ome_zarr": "a.ome.zarr", "tiff": "a.tif", "hdf5": "a.h5:raw", "plane_folder": "planes/", "nifti": "a.nii"}
 KINDS = registry.names("formats")
 
 
