@@ -89,7 +89,6 @@ BUDGETS: dict[str, dict[str, Steps]] = {
         "slices_2d": {"segment": 1000},
         "sparse_3d": {"segment": 1500},
         "pseudo_labels": {"teacher": 400, "student": 900},
-        "consensus": {"teacher": 400, "student": 900},
         "continuity": {"segment": 600, "continuity": 400},
     },
     "whole": {
@@ -132,8 +131,6 @@ PROTOCOLS = {
 
 _VIEWS = 4
 _PLANES_2D: dict[str, Any] = {"network": {"kind": "unet", "dims": 2, "features": 16}, "views": _VIEWS}
-_VOLUME: dict[str, Any] = {"network": {"kind": "unet", "dims": 3, "features": 16}, "views": _VIEWS}
-_PAIR: dict[str, Any] = {"teacher": _PLANES_2D, "student": _VOLUME}
 
 _TURNED: dict[str, Any] = {
     "flip": 0.5,
@@ -166,15 +163,29 @@ ABLATION: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Strategy and settings by arm, in the order in which the method is built up."""
 
-STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "slices_2d": ("slices_2d", _PLANES_2D),
-    "sparse_3d": ("sparse_3d", _VOLUME),
-    "pseudo_labels": ("pseudo_labels", _PAIR),
-    "consensus": ("consensus", _PAIR),
-    "continuity": ("continuity", {"segment": _PLANES_2D, "continuity": _PLANES_2D}),
-    "continuity_2022": ("continuity_2022", {}),
+
+def _strategies(features: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Give the four strategies, 3D networks having `features`."""
+    volume = {"network": {"kind": "unet", "dims": 3, "features": features}, "views": _VIEWS}
+    return {
+        "slices_2d": ("slices_2d", _PLANES_2D),
+        "sparse_3d": ("sparse_3d", volume),
+        "pseudo_labels": ("pseudo_labels", {"teacher": _PLANES_2D, "student": volume}),
+        "continuity": ("continuity", {"segment": _PLANES_2D, "continuity": _PLANES_2D}),
+    }
+
+
+_WHOLE = _strategies(16)
+STRATEGIES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "crop": _strategies(8),
+    "whole": {
+        **_WHOLE,
+        "consensus": ("consensus", _WHOLE["pseudo_labels"][1]),
+        "continuity_2022": ("continuity_2022", {}),
+    },
 }
-"""Strategy and settings by arm; the published recipe as it is, with 64 features and 8 views, on whole stacks only."""
+"""Strategy and settings by setting and arm; 3D networks of the crop have half the features, so that a cell ends in
+minutes; the published recipe as it is, with 64 features and 8 views, on whole stacks only."""
 
 INTERPOLATIONS = ("signed_distance", "contours")
 _BEST = ("continuity", {"segment": {"views": 8}, "continuity": {"views": 8}})
@@ -216,7 +227,7 @@ def make_cell(setting: str, part: str, arm: str, draw: int, planes: int | None =
             if arm not in INTERPOLATIONS:
                 raise KeyError(arm)
         case _:
-            strategy, settings = {"ablation": ABLATION, "strategies": STRATEGIES, "best": {"best": _BEST}}[part][arm]
+            strategy, settings = _arms(setting, part)[arm]
             config |= {"strategy": strategy, "settings": settings}
             config["validation"] = "auto" if part == "best" else "none"
             config["cut"] = 0.2 if strategy == "continuity_2022" else 0.5
@@ -239,6 +250,12 @@ def make_cell(setting: str, part: str, arm: str, draw: int, planes: int | None =
     )
 
 
+def _arms(setting: str, part: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    if part == "strategies":
+        return STRATEGIES[setting]
+    return ABLATION if part == "ablation" else {"best": _BEST}
+
+
 def _listed(region: Region | None) -> list[list[int]] | None:
     return None if region is None else [list(ends) for ends in region]
 
@@ -258,7 +275,7 @@ def every_cell(setting: str, draws: int = DRAWS) -> list[Cell]:
         for planes in sorted(protocol.planes, key=lambda count: (abs(count - PLANES), count)):
             cells += [
                 make_cell(setting, "strategies", arm, draw, planes)
-                for arm in STRATEGIES
+                for arm in STRATEGIES[setting]
                 if _is_compared(setting, arm, planes)
             ]
         if draw == 0:  # nothing in it is random
@@ -274,7 +291,7 @@ def every_cell(setting: str, draws: int = DRAWS) -> list[Cell]:
 def _is_compared(setting: str, arm: str, planes: int) -> bool:
     """Whether `arm` has a cell: all planes are the ceiling, where a student would have nothing to learn from."""
     if arm == "continuity_2022":
-        return setting == "whole" and planes == PLANES
+        return planes == PLANES
     if planes == DEPTH:
         return arm not in _TEACHING and not (setting == "crop" and arm == "sparse_3d")
     return True

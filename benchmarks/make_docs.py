@@ -318,7 +318,7 @@ def _strategies(series: Series, setting: str) -> str:
     if not counts:
         return ""
     rows = []
-    for arm, (strategy, _) in continuity.STRATEGIES.items():
+    for arm, (strategy, _) in continuity.STRATEGIES["whole"].items():
         found = series.where(arm=arm)
         if found.results:
             texts = [interval_text(found.where(planes=count).interval("dice")) for count in counts]
