@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -209,7 +208,7 @@ def segment_store(
         if outcome.failed:
             return summary({}, failed=outcome.failed)
         _run("link", blocks, work, key, LinkBlocks(work, grid).open, progress)
-        said = _union(work, grid, segmenter.merging(config, voxel), _smallest(config, voxel))
+        said = _union(work, grid, segmenter.merging(config, voxel), segmenter.smallest(config, shape, voxel))
         _create(stored, facts | said | {"key": key}, grid)
         _run("relabel", blocks, work, key, RelabelBlocks(stored.path, work, grid).open, progress)
         if pyramids:
@@ -222,7 +221,10 @@ def segment_store(
 
 
 def merge_tables(
-    tables: Iterable[npt.NDArray[np.void]], links: Iterable[npt.NDArray[np.void]], merging: Merging | None, min_size: int
+    tables: Iterable[npt.NDArray[np.void]],
+    links: Iterable[npt.NDArray[np.void]],
+    merging: Merging | None,
+    min_size: int,
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], int, int]:
     """Pass 3: name the objects.
 
@@ -356,12 +358,6 @@ def _union(work: Path, grid: Grid, merging: Merging | None, min_size: int) -> di
     said = {"objects": objects, "dropped": dropped, "dtype": np.min_scalar_type(objects).name}
     write_json(found, said)
     return said
-
-
-def _smallest(config: BaseModel, voxel: tuple[float, float, float] | None) -> int:
-    """Return the smallest object in voxels."""
-    size: float | None = getattr(config, "min_size_um3", None)
-    return 8 if size is None else math.ceil(size / math.prod(voxel or (1.0, 1.0, 1.0)) - 1e-9)
 
 
 def _create(stored: StoredOutputs, facts: dict[str, Any], grid: Grid) -> None:

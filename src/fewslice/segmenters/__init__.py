@@ -4,7 +4,7 @@ A kind is a module with
 
 ``Config``
     A frozen pydantic model, unknown keys forbidden: every setting with its unit, range and default. Lengths in µm count
-    in voxels where the voxel size is unknown. It has ``min_size_um3``: objects below it are dropped once they are whole.
+    in voxels where the voxel size is unknown.
 ``channels(outputs) -> tuple[int, ...]``
     The positions of the outputs it reads, in the order in which it wants them. `outputs` are the store's
     (:class:`Output`); those without what the kind needs are refused by name with :class:`~fewslice.errors.InputError`.
@@ -14,6 +14,8 @@ A kind is a module with
     The regions of one block. `values` (c, z, y, x) are the channels that it asked for over ``place.block.read``.
 ``merging(config, voxel_size_um) -> Merging or None``
     When two regions that touch are one object; None if only what joins is one.
+``smallest(config, shape, voxel_size_um) -> int``
+    Voxels of the smallest object that is kept, once it is whole, in a volume of `shape` (z, y, x).
 
 A kind that works on the image itself, with no model before it, has two functions more, which make the output that its
 ``label`` then reads:
@@ -25,7 +27,7 @@ A kind that works on the image itself, with no model before it, has two function
     ``foreground_halo(config, voxel_size_um)``.
 
 A kind whose objects are stored beside the outputs, such as contours, has ``segment_store`` in place of ``halo``,
-``label`` and ``merging``:
+``label``, ``merging`` and ``smallest``:
 
 ``segment_store(config, store, *, overwrite, listener) -> dict``
     Writes ``labels/instances`` of the store by itself, resumable, and returns a JSON-safe summary with ``objects``.
@@ -39,9 +41,9 @@ All kinds pass ``tests/contracts/test_segmenters.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +61,7 @@ __all__ = [
     "choose_kind",
     "no_contacts",
     "probability_channels",
+    "voxels_of",
 ]
 
 Triple = tuple[float, float, float]
@@ -180,3 +183,8 @@ def probability_channels(outputs: Sequence[Output], kind: str) -> tuple[int, ...
     return found
 
 
+def voxels_of(volume_um3: float | None, voxel_size_um: Triple | None, default: int = 8) -> int:
+    """Return the fewest voxels that make up a volume in µm³ (in voxels if their size is unknown); `default` for None."""
+    if volume_um3 is None:
+        return default
+    return math.ceil(volume_um3 / math.prod(voxel_size_um or (1.0, 1.0, 1.0)) - 1e-9)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
-from fewslice.segmenters import Output, Place, Regions, probability_channels
+from fewslice.segmenters import Output, Place, Regions, probability_channels, voxels_of
 from fewslice.segmenters._foreground import labels_at
 from fewslice.segmenters._neighbours import border_joins
 
@@ -24,7 +24,7 @@ try:
 except ImportError:  # SciPy does the same, about three times slower
     cc3d = None
 
-__all__ = ["Config", "channels", "halo", "label", "merging"]
+__all__ = ["Config", "channels", "halo", "label", "merging", "smallest"]
 
 Triple = tuple[float, float, float]
 
@@ -61,6 +61,12 @@ def halo(config: Config, voxel_size_um: Triple | None) -> tuple[int, int, int]:
 def merging(config: Config, voxel_size_um: Triple | None) -> None:
     """Nothing but what touches is one."""
     del config, voxel_size_um
+
+
+def smallest(config: Config, shape: tuple[int, int, int], voxel_size_um: Triple | None) -> int:
+    """Return `min_size_um3` in voxels."""
+    del shape
+    return voxels_of(config.min_size_um3, voxel_size_um)
 
 
 def label(config: Config, values: npt.NDArray[Any], place: Place) -> Regions:

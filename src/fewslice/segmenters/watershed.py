@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
-from fewslice.segmenters import Merging, Output, Place, Regions, Triple, probability_channels
+from fewslice.segmenters import Merging, Output, Place, Regions, Triple, probability_channels, voxels_of
 from fewslice.segmenters._ascent import label_regions
 from fewslice.segmenters._foreground import labels_at
 
@@ -35,7 +35,7 @@ try:
 except ImportError:  # SciPy does the same, several times slower
     edt = None
 
-__all__ = ["Config", "channels", "distance_to_border", "halo", "label", "merging"]
+__all__ = ["Config", "channels", "distance_to_border", "halo", "label", "merging", "smallest"]
 
 _STEPS = 32
 """Steps of height per extent of the smallest voxel, and 1/8 of a stored value of a distance output."""
@@ -51,7 +51,8 @@ class Config(BaseModel):
     ----------
     neck
         Two cores are one object if the pass between them reaches this share (0–1) of the lower core's height: the width
-        of the neck over the width of the narrower object. Smaller values part less.
+        of the neck over the width of the narrower object. At 0.9 two equal discs are two if their centres are more than
+        0.87 radii apart, at 0.8 if they are 1.2 radii apart. Smaller values part less.
     depth_um
         They are one object as well if the pass lies less than this below the lower core. None: one extent of the
         smallest voxel. Not used with a distance output.
@@ -68,7 +69,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    neck: float = Field(0.8, gt=0, le=1)
+    neck: float = Field(0.9, gt=0, le=1)
     depth_um: float | None = Field(None, ge=0, allow_inf_nan=False)
     reach_um: float | None = Field(None, gt=0, allow_inf_nan=False)
     smoothing_um: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -102,6 +103,12 @@ def merging(config: Config, voxel_size_um: Triple | None) -> Merging:
     spacing = voxel_size_um or (1.0, 1.0, 1.0)
     depth = min(spacing) if config.depth_um is None else config.depth_um
     return Merging(max(1, round(depth / min(spacing) * _STEPS)), config.neck)
+
+
+def smallest(config: Config, shape: tuple[int, int, int], voxel_size_um: Triple | None) -> int:
+    """Return `min_size_um3` in voxels."""
+    del shape
+    return voxels_of(config.min_size_um3, voxel_size_um)
 
 
 def label(config: Config, values: npt.NDArray[Any], place: Place) -> Regions:
