@@ -1,8 +1,9 @@
 """How well the objects of a stored segmentation are found, judged where truth exists.
 
-Objects are counted on annotated voxels only: what lies outside is cut off on both sides, and an object without an annotated
-voxel does not exist. Where annotated planes stand alone, as planes 4, 8 and 12 of z, nobody knows what a true object is in
-3D: there the cross-sections on each plane are matched, plane by plane, and all counts are of cross-sections.
+Objects are counted on annotated voxels only: what lies outside is cut off on both sides, and an object without an
+annotated voxel does not exist. Where annotated planes stand alone, as planes 4, 8 and 12 of z, nobody knows what a
+true object is in 3D: there the cross-sections on each plane are matched, plane by plane, and all counts are of
+cross-sections.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def evaluate_instances(
     Returns
     -------
     dict
-        As :func:`fewslice.metrics.instance.scores`, and ``matched_in``: ``volume``, or ``planes`` where cross-sections were
-        matched, with ``plane_axis`` (``z``, ``y`` or ``x``); ``annotated_voxels`` and ``annotated_share``.
+        As :func:`fewslice.metrics.instance.scores`, and ``matched_in``: ``volume``, or ``planes`` where cross-sections
+        were matched, with ``plane_axis`` (``z``, ``y`` or ``x``); ``annotated_voxels`` and ``annotated_share``.
 
     Raises
     ------

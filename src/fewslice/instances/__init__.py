@@ -1,7 +1,7 @@
 """Objects of a whole volume: the regions of all blocks, stitched.
 
-Four passes, of which each block's part is a pure function of what lies on disk, so that any of them can be killed, repeated
-or run elsewhere:
+Four passes, of which each block's part is a pure function of what lies on disk, so that any of them can be killed,
+repeated or run elsewhere:
 
 1. label – :class:`~fewslice.instances.passes.LabelBlocks`: the regions of every block and their contacts;
 2. link – :class:`~fewslice.instances.passes.LinkBlocks`: what each contact meets in the blocks beside it;

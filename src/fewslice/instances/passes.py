@@ -1,7 +1,7 @@
 """The block-wise passes: values of paths and numbers that open what a block engine runs.
 
-A region has a 64-bit id: the place of its block in the grid (C order) times 2³², plus its number in the block. So no pass
-has to know how many regions any other block has, and a volume may have 2³¹ blocks of up to 2³² voxels each.
+A region has a 64-bit id: the place of its block in the grid (C order) times 2³², plus its number in the block. So no
+pass has to know how many regions any other block has, and a volume may have 2³¹ blocks of up to 2³² voxels each.
 """
 
 from __future__ import annotations

@@ -117,8 +117,8 @@ def open_outputs(path: str | Path) -> StoredOutputs:
     described = image.attributes.get("outputs")
     if not isinstance(described, list) or len(described) != image.channels or image.dtype != np.uint8:
         raise InputError(
-            f"{path} does not say what its channels are, so it is no prediction of fewslice; give an output of fewslice "
-            "predict, or segment an image with --segmenter threshold_watershed -o OUT.ome.zarr"
+            f"{path} does not say what its channels are, so it is no prediction of fewslice; give an output of "
+            "fewslice predict, or segment an image with --segmenter threshold_watershed -o OUT.ome.zarr"
         )
     outputs = tuple(Output(str(o.get("name")), str(o.get("kind", "probability"))) for o in described)
     try:
@@ -153,7 +153,8 @@ def segment_store(
     threshold
         Foreground threshold, 0–1; by default the prediction's.
     block
-        (z, y, x) voxels per block; by default chosen for little waste in bounded memory. The objects do not depend on it.
+        (z, y, x) voxels per block; by default chosen for little waste in bounded memory. The objects do not depend on
+        it.
     overwrite
         Replace objects that were found with other settings.
     pyramids
@@ -174,6 +175,7 @@ def segment_store(
     shape, voxel = stored.image.shape, stored.image.voxel_size_um
     halo = _within(segmenter.halo(config, voxel), shape)
     grid = Grid(shape, _block(shape, halo, block))
+    chunk = _chunk(grid)
     settings = config.model_dump(mode="json")
     facts = {
         "segmenter": kind,
@@ -198,7 +200,7 @@ def segment_store(
         said = io.open_labels(stored.path / "labels" / "instances").attributes
         return summary(said, already_finished=True)
     try:
-        _begin(work, key, grid, voxel)
+        _begin(work, key, grid, chunk, voxel)
         label = LabelBlocks(
             stored.path, work, kind, json.dumps(settings), channels, tuple(stored.outputs[i] for i in channels),
             threshold, voxel, grid,
@@ -209,7 +211,7 @@ def segment_store(
             return summary({}, failed=outcome.failed)
         _run("link", blocks, work, key, LinkBlocks(work, grid).open, progress)
         said = _union(work, grid, segmenter.merging(config, voxel), segmenter.smallest(config, shape, voxel))
-        _create(stored, facts | said | {"key": key}, grid)
+        _create(stored, facts | said | {"key": key}, chunk)
         _run("relabel", blocks, work, key, RelabelBlocks(stored.path, work, grid).open, progress)
         if pyramids:
             io.write_pyramid(stored.path, group="labels/instances")
@@ -303,7 +305,7 @@ def _claim(store: Path, key: str, work: Path, *, overwrite: bool) -> Record:
     return open_record(folder, key, what=f"{labels}")
 
 
-def _begin(work: Path, key: str, grid: Grid, voxel: tuple[float, float, float] | None) -> None:
+def _begin(work: Path, key: str, grid: Grid, chunk: Shape3, voxel: tuple[float, float, float] | None) -> None:
     """Make the folder of intermediate files, or keep the one that was begun with the same key."""
     begun = work / "begun.json"
     if begun.exists() and json.loads(begun.read_text(encoding="utf-8")).get("key") == key:
@@ -317,7 +319,7 @@ def _begin(work: Path, key: str, grid: Grid, voxel: tuple[float, float, float] |
         channel_names=["regions"],
         voxel_size_um=voxel,
         dtype=np.uint32,
-        chunks=_chunk(grid),
+        chunks=chunk,
     )
     write_json(begun, {"key": key})
 
@@ -360,7 +362,7 @@ def _union(work: Path, grid: Grid, merging: Merging | None, min_size: int) -> di
     return said
 
 
-def _create(stored: StoredOutputs, facts: dict[str, Any], grid: Grid) -> None:
+def _create(stored: StoredOutputs, facts: dict[str, Any], chunk: Shape3) -> None:
     """Make the empty label image, replacing one of other settings, which the claim has allowed."""
     labels = stored.path / "labels" / "instances"
     if labels.exists():
@@ -372,9 +374,9 @@ def _create(stored: StoredOutputs, facts: dict[str, Any], grid: Grid) -> None:
     io.create_labels(
         stored.path,
         "instances",
-        shape=grid.shape,
+        shape=stored.image.shape,
         dtype=np.dtype(facts["dtype"]),
-        chunks=_chunk(grid),
+        chunks=chunk,
         voxel_size_um=stored.image.voxel_size_um,
         origin_um=stored.image.origin_um,
         attributes=facts,

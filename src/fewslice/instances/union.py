@@ -1,20 +1,20 @@
 """From the contacts of regions to objects: which regions are one, which are too small, what each is called.
 
-Heights are a landscape, regions its mountains, a pass the highest saddle between two of them. Regions are merged as if the
-landscape were flooded from above: passes from the highest to the lowest, and at each pass the mountains on either side
-become one if the pass is shallow for the lower of them (:class:`~fewslice.segmenters.Merging`). In one line::
+Heights are a landscape, regions its mountains, a pass the highest saddle between two of them. Regions are merged as if
+the landscape were flooded from above: passes from the highest to the lowest, and at each pass the mountains on either
+side become one if the pass is shallow for the lower of them (:class:`~fewslice.segmenters.Merging`). In one line::
 
     peaks     10    4    9        passes  A–B at 3, B–C at 1;   shallow: less than 2 below the lower peak
               A     B    C        A–B: 4 − 3 < 2, so A and B are one, of peak 10;  B–C: 9 − 1 is not less than 2
 
-:func:`merge_shallow` does this without a queue, for all mountains at once. The highest pass of a mountain is decided if
-the mountain is the lower one: nothing that happens elsewhere comes before it. If it is shallow the two become one; if not
-it will never be, since peaks only grow, and is forgotten. Then there are new highest passes. The globally highest pass is
-always decided, so this ends; what it costs is rounds, about ten in images, as many as there are mountains in a row whose
-peaks rise while their passes fall. A mountain that is not seen whole (`open_`) waits.
+:func:`merge_shallow` does this without a queue, for all mountains at once. The highest pass of a mountain is decided
+if the mountain is the lower one: nothing that happens elsewhere comes before it. If it is shallow the two become one;
+if not it will never be, since peaks only grow, and is forgotten. Then there are new highest passes. The globally
+highest pass is always decided, so this ends; what it costs is rounds, about ten in images, as many as there are
+mountains in a row whose peaks rise while their passes fall. A mountain that is not seen whole (`open_`) waits.
 
-Since passes of equal height are ordered by their place in the volume, merging a block's closed mountains before anything
-else changes nothing: it only makes less of everything that comes later.
+Since passes of equal height are ordered by their place in the volume, merging a block's closed mountains before
+anything else changes nothing: it only makes less of everything that comes later.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def merge_shallow(
 
 
 def name_objects(group: Ints, sizes: Ints, min_size: int) -> tuple[npt.NDArray[np.uint64], int]:
-    """Number the objects that are large enough, 1, 2, … in the order of their first regions.
+    """Give numbers to the objects that are large enough, from 1 on in the order of their first regions.
 
     Parameters
     ----------

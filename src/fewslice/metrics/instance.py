@@ -1,17 +1,18 @@
 """How well objects are found: one-to-one matching by overlap, and what follows from it.
 
-1. :func:`count_overlaps` counts which truth shares how many voxels with which prediction: a list of pairs, never a table of
-   all objects by all objects. Lists of disjoint voxels are put together by :func:`add_overlaps`.
+1. :func:`count_overlaps` counts which truth shares how many voxels with which prediction: a list of pairs, never a
+   table of all objects by all objects. Lists of disjoint voxels are put together by :func:`add_overlaps`.
 2. :func:`match` pairs objects at one IoU, each with one at most.
 3. :func:`scores` turns the lists of one or several images into numbers, pooled over all objects.
 
-IoU = |t ∩ p| / |t ∪ p|. At a threshold: TP, FP, FN; F1 = 2 TP / (2 TP + FP + FN); AP = TP / (TP + FP + FN), as in the 2018
-Data Science Bowl; SQ = mean IoU of the pairs, RQ = F1, PQ = SQ · RQ (Kirillov et al. 2019). What has no object on either
-side is None.
+IoU = |t ∩ p| / |t ∪ p|. At a threshold: TP, FP, FN; F1 = 2 TP / (2 TP + FP + FN); AP = TP / (TP + FP + FN), as in the
+2018 Data Science Bowl; SQ = mean IoU of the pairs, RQ = F1, PQ = SQ · RQ (Kirillov et al. 2019). What has no object on
+either side is None.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -119,8 +120,8 @@ def count_overlaps(truth: Array, predicted: Array, valid: Array | None = None) -
     Parameters
     ----------
     truth, predicted
-        Unsigned or signed integers of one shape, 0 is background. An object is what has one id, in one piece or several,
-        with holes or without.
+        Unsigned or signed integers of one shape, 0 is background. An object is what has one id, in one piece or
+        several, with holes or without.
     valid
         Bool of that shape; voxels where it is false count for neither side. Everywhere by default.
 
@@ -190,12 +191,12 @@ def match(overlaps: Overlaps, threshold: float, *, min_size: int = 0, how: How =
     threshold
         IoU, above 0 and at most 1.
     min_size
-        Objects of fewer voxels are ignored on both sides: a small one without a partner counts nowhere, and neither does
-        a pair of two small ones; a small one whose partner is not small is a pair as any other, so that an object at the
-        limit is no error on either side.
+        Objects of fewer voxels are ignored on both sides: a small one without a partner counts nowhere, and neither
+        does a pair of two small ones; a small one whose partner is not small is a pair as any other, so that an object
+        at the limit is no error on either side.
     how
-        ``optimal``: as many pairs as possible, and of these the greatest sum of IoU. ``greedy``: the pair of greatest IoU
-        first. From above 0.5 on both are the same, since no object has two candidates.
+        ``optimal``: as many pairs as possible, and of these the greatest sum of IoU. ``greedy``: the pair of greatest
+        IoU first. From above 0.5 on both are the same, since no object has two candidates.
 
     Raises
     ------
@@ -209,7 +210,7 @@ def match(overlaps: Overlaps, threshold: float, *, min_size: int = 0, how: How =
     counted = ~(t_small[rows] & p_small[columns])
     fn = int(np.count_nonzero(~t_small)) - int(np.count_nonzero(~t_small[rows]))
     fp = int(np.count_nonzero(~p_small)) - int(np.count_nonzero(~p_small[columns]))
-    return Match(int(counted.sum()), fp, fn, float(iou[counted].sum()))
+    return Match(int(counted.sum()), fp, fn, math.fsum(iou[counted]))  # exact, whatever the order of ids
 
 
 def _pairs(overlaps: Overlaps, threshold: float, how: How) -> tuple[Ints, Ints, npt.NDArray[np.float64]]:
@@ -258,8 +259,8 @@ def split_and_merged(overlaps: Overlaps, *, min_size: int = 0) -> tuple[int, int
     """Count splits and merges.
 
     A predicted object belongs to the true object that holds more than half of its voxels. A true object to which k > 1
-    predicted objects belong is k − 1 *splits*. The other way round, k > 1 true objects of which one predicted object holds
-    more than half each are k − 1 *merges*. Objects of fewer voxels than `min_size` count for neither.
+    predicted objects belong is k − 1 *splits*. The other way round, k > 1 true objects of which one predicted object
+    holds more than half each are k − 1 *merges*. Objects of fewer voxels than `min_size` count for neither.
 
     Returns
     -------
@@ -299,11 +300,11 @@ def scores(
     Returns
     -------
     dict
-        JSON-safe. ``f1``, ``ap`` and ``pq`` by threshold (as text, such as ``"0.5"``) and, as ``mean_f1`` and ``mean_ap``,
-        their mean over thresholds; ``sq`` and ``rq`` at the first threshold, ``mean_matched_iou`` (the same as ``sq``);
-        ``tp``, ``fp``, ``fn`` by threshold; ``truth_count`` and ``predicted_count`` of objects that are not small,
-        ``count_error`` (predicted − truth) and ``relative_count_error``; ``splits``, ``merges``; ``min_size``;
-        ``f1_interval`` and ``ap_interval`` at the first threshold.
+        JSON-safe. ``f1``, ``ap`` and ``pq`` by threshold (as text, such as ``"0.5"``) and, as ``mean_f1`` and
+        ``mean_ap``, their mean over thresholds; ``sq`` and ``rq`` at the first threshold, ``mean_matched_iou`` (the
+        same as ``sq``); ``tp``, ``fp``, ``fn`` by threshold; ``truth_count`` and ``predicted_count`` of objects that
+        are not small, ``count_error`` (predicted − truth) and ``relative_count_error``; ``splits``, ``merges``;
+        ``min_size``; ``f1_interval`` and ``ap_interval`` at the first threshold.
     """
     matches = [
         sum((match(image, threshold, min_size=min_size, how=how) for image in images), Match())

@@ -32,11 +32,12 @@ A kind whose objects are stored beside the outputs, such as contours, has ``segm
 ``segment_store(config, store, *, overwrite, listener) -> dict``
     Writes ``labels/instances`` of the store by itself, resumable, and returns a JSON-safe summary with ``objects``.
 
-**How blocks link.** A region that goes on beyond its block says so by naming a voxel of another block that belongs to the
-same region: across the face where regions are one because they touch (:mod:`~fewslice.segmenters.connected_components`),
-or anywhere in the halo, where both blocks see the same (:mod:`~fewslice.segmenters.watershed`: cells that touch do not
-fuse). A kind keeps the promise that regions, joined and merged, are the same objects for any blocks, up to their ids.
-All kinds pass ``tests/contracts/test_segmenters.py``.
+**How blocks link.** A region that goes on beyond its block says so by naming a voxel of another block that belongs to
+the same region: across the face where regions are one because they touch
+(:mod:`~fewslice.segmenters.connected_components`), or anywhere in the halo, where both blocks see the same
+(:mod:`~fewslice.segmenters.watershed`: cells that touch do not fuse). A kind keeps the promise that regions, joined
+and merged, are the same objects for any blocks, up to their ids. All kinds pass
+``tests/contracts/test_segmenters.py``.
 """
 
 from __future__ import annotations
@@ -141,8 +142,8 @@ class Merging:
     """When two regions that touch are one object.
 
     They are if the pass between them lies less than `depth` below the lower of the two peaks, or reaches `neck` times
-    the lower peak, or if the lower peak is not above 0. All three can only become untrue when the peak grows or the pass
-    falls, which is what makes the outcome independent of the order (:mod:`fewslice.instances.union`).
+    the lower peak, or if the lower peak is not above 0. All three can only become untrue when the peak grows or the
+    pass falls, which is what makes the outcome independent of the order (:mod:`fewslice.instances.union`).
     """
 
     depth: int
@@ -157,8 +158,8 @@ class Merging:
 def choose_kind(outputs: Sequence[Output]) -> str:
     """Return the kind that suits what a model wrote.
 
-    Contours are objects already; a boundary or distance output was trained to part what touches, so it is flooded; plain
-    probabilities know nothing of where one object ends and the next begins, so what touches is one object.
+    Contours are objects already; a boundary or distance output was trained to part what touches, so it is flooded;
+    plain probabilities know nothing of where one object ends and the next begins, so what touches is one object.
     """
     kinds = {output.kind for output in outputs}
     if "contour" in kinds:
@@ -184,7 +185,7 @@ def probability_channels(outputs: Sequence[Output], kind: str) -> tuple[int, ...
 
 
 def voxels_of(volume_um3: float | None, voxel_size_um: Triple | None, default: int = 8) -> int:
-    """Return the fewest voxels that make up a volume in µm³ (in voxels if their size is unknown); `default` for None."""
+    """Return how many voxels make up a volume in µm³ (in voxels if their size is unknown); `default` for None."""
     if volume_um3 is None:
         return default
     return math.ceil(volume_um3 / math.prod(voxel_size_um or (1.0, 1.0, 1.0)) - 1e-9)

@@ -1,7 +1,7 @@
 """What people use without a model: a threshold on the image, and a watershed of the distance in the mask.
 
-The baseline that a trained model must beat. It reads an image, makes a store whose only output is the mask, and parts what
-touches as :mod:`fewslice.segmenters.watershed` does.
+The baseline that a trained model must beat. It reads an image, makes a store whose only output is the mask, and parts
+what touches as :mod:`fewslice.segmenters.watershed` does.
 
 1. The image is smoothed; dark objects are made bright.
 2. ``local`` takes the mean over a window away, so that an uneven background does not count.
@@ -65,8 +65,8 @@ class Config(BaseModel):
     holes_um
         Holes of at most this extent along every axis are filled. None: 24 extents of the smallest voxel; 0: none.
     watershed
-        How what touches is parted. Its ``min_size_um3`` is by default a ball (in one plane a disc) of twice the smoothing's
-        standard deviation as radius: what is smaller may be noise that was smoothed.
+        How what touches is parted. Its ``min_size_um3`` is by default a ball (in one plane a disc) of twice the
+        smoothing's standard deviation as radius: what is smaller may be noise that was smoothed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

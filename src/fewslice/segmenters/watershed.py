@@ -1,16 +1,17 @@
 """Objects are parted where they are narrow: a watershed of the distance from the background.
 
-Heights are the distance, in µm, of a foreground voxel from the nearest voxel that is background or of another class. If the
-prediction has a boundary output, it is the distance from what is no interior (background or boundary), negative outside, so
-that the boundary's voxels fall to the nearest interior. If it has a distance output, heights are what was predicted.
+Heights are the distance, in µm, of a foreground voxel from the nearest voxel that is background or of another class.
+If the prediction has a boundary output, it is the distance from what is no interior (background or boundary), negative
+outside, so that the boundary's voxels fall to the nearest interior. If it has a distance output, heights are what was
+predicted.
 
 1. Heights are smoothed a little, and rounded to whole steps.
 2. Every voxel climbs to a summit (:mod:`fewslice.segmenters._ascent`): one region per summit.
 3. Regions are merged over shallow passes (:class:`~fewslice.segmenters.Merging`), as h-maxima would have merged their
    seeds (Meyer and Beucher 1990; Soille 2003, section 6.3.4), but at the end, where all of the volume is known.
 
-No object needs to fit into a halo. The one assumption is `reach_um`: distances beyond it count as equal, so necks that are
-wider than twice `neck` times the reach do not part what they join.
+No object needs to fit into a halo. The one assumption is `reach_um`: distances beyond it count as equal, so necks that
+are wider than twice `neck` times the reach do not part what they join.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Config(BaseModel):
 
 
 def channels(outputs: Sequence[Output]) -> tuple[int, ...]:
-    """Return the positions of the probabilities, then of a distance output, else of a boundary output if there is one."""
+    """Return the positions of the probabilities, then of a distance output, else of a boundary output, if any."""
     wanted = probability_channels(outputs, "watershed")
     for kind in ("distance", "boundary"):
         found = [i for i, output in enumerate(outputs) if output.kind == kind]
@@ -148,7 +149,7 @@ def distance_to_border(classes: npt.NDArray[np.uint8], spacing: Triple, reach: f
     """
     if edt is not None:
         found = edt.edt(np.ascontiguousarray(classes), anisotropy=spacing, black_border=False, parallel=1)
-        return np.minimum(found.astype(np.float64), reach)
+        return np.minimum(np.asarray(found, dtype=np.float64), reach)
     distance = np.zeros(classes.shape)
     for value in np.unique(classes[classes > 0]):
         mask = classes == value
@@ -167,7 +168,7 @@ def _reach(config: Config, spacing: Triple) -> float:
 
 
 def _sigma(config: Config, spacing: Triple) -> Triple:
-    """Standard deviation in voxels; none along axes whose voxels are longer than it."""
+    """Return the standard deviation in voxels; none along axes whose voxels are longer than it."""
     sigma = min(spacing) if config.smoothing_um is None else config.smoothing_um
     z, y, x = (sigma / extent if extent <= sigma else 0.0 for extent in spacing)
     return (z, y, x)
