@@ -21,6 +21,7 @@ from fewslice.errors import FewsliceError, InputError
 __all__ = ["app", "main"]
 
 STRATEGIES = ", ".join(registry.names("strategies"))
+SEGMENTERS = ", ".join(registry.names("segmenters"))
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
@@ -173,9 +174,6 @@ def predict(
 
     if views not in (None, 1, 4, 8, 16):
         raise InputError(f"--views {views} must be 1, 4, 8 or 16")
-    blocks = _integers(block, "--block")
-    if blocks is not None and (len(blocks) != 3 or min(blocks) < 1):
-        raise InputError(f"--block {block} must be three positive numbers, z,y,x")
     with _progress(quiet) as listener:
         outputs = workflow.predict(
             run_folder,
@@ -187,7 +185,7 @@ def predict(
             threshold=threshold,
             views=views,
             full_halo=full_halo,
-            block=None if blocks is None else (blocks[0], blocks[1], blocks[2]),
+            block=_block(block),
             resample=resample,
             device=device,
             overwrite=overwrite,
@@ -195,6 +193,52 @@ def predict(
         )
     for path in outputs:
         typer.echo(f"wrote {path}")
+
+
+@app.command()
+def segment(
+    prediction: Annotated[str, typer.Argument(help="OUT.ome.zarr from predict; an image with threshold_watershed.")],
+    segmenter: Annotated[
+        str | None, typer.Option(help=f"{SEGMENTERS}; with --help its settings; by default what suits the outputs.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="OUT.ome.zarr, where an image is segmented.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="0 to 1; by default the prediction's.")] = None,
+    block: Annotated[str | None, typer.Option(help="Voxels per block, z,y,x; changes no object.")] = None,
+    axes: Axes = None,
+    channels: Channels = None,
+    voxel_size_um: Voxel = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key.path=value; repeatable.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the objects of a prediction, stitched across blocks; resumable.
+
+    Example: fewslice segment OUT.ome.zarr --segmenter watershed
+    """
+    from fewslice import workflow
+    from fewslice.experiment import settings_from_assignments
+
+    with _progress(quiet or as_json) as listener:
+        found = workflow.segment(
+            prediction,
+            segmenter=segmenter,
+            settings=settings_from_assignments(set_ or []),
+            output=output,
+            threshold=threshold,
+            block=_block(block),
+            axes=axes,
+            channels=_integers(channels, "--channels"),
+            voxel_size_um=_voxel(voxel_size_um),
+            overwrite=overwrite,
+            listener=listener,
+        )
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        typer.echo(f"{found['objects']} objects in {Path(found['output']) / 'labels' / 'instances'}")
 
 
 @app.command()
@@ -207,6 +251,8 @@ def evaluate(
     unlabelled: Unlabelled = None,
     label_kind: Kind = None,
     tolerance_um: Annotated[float | None, typer.Option(help="Of the normalised surface Dice, in µm.")] = None,
+    instances: Annotated[bool, typer.Option("--instances", help="Compare objects with objects.")] = False,
+    ignore_smaller: Annotated[int, typer.Option(metavar="VOXELS", help="Objects to ignore on both sides.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure a prediction against truth, on annotated voxels only.
@@ -224,8 +270,11 @@ def evaluate(
         unlabelled=_number_or_word(unlabelled),
         label_kind=_label_kind(label_kind),
         tolerance_um=tolerance_um,
+        instances=instances,
+        ignore_smaller=ignore_smaller,
     )
-    typer.echo(json.dumps(scores, indent=2) if as_json else _score_table(scores))
+    table = _object_table if instances else _score_table
+    typer.echo(json.dumps(scores, indent=2) if as_json else table(scores))
 
 
 @app.command()
@@ -395,20 +444,22 @@ def _complain(sentence: str) -> None:
 
 
 def _show_settings(argv: list[str]) -> bool:
-    """Print the settings of one strategy for ``train --strategy KIND --help``."""
-    if not argv or argv[0] != "train" or "--help" not in argv:
+    """Print the settings of one kind for ``train --strategy KIND --help`` and ``segment --segmenter KIND --help``."""
+    rooms = {"train": ("--strategy", "strategies"), "segment": ("--segmenter", "segmenters")}
+    if not argv or argv[0] not in rooms or "--help" not in argv:
         return False
+    option, room = rooms[argv[0]]
     kind = None
     for index, text in enumerate(argv):
-        if text == "--strategy" and index + 1 < len(argv):
+        if text == option and index + 1 < len(argv):
             kind = argv[index + 1]
-        elif text.startswith("--strategy="):
+        elif text.startswith(f"{option}="):
             kind = text.partition("=")[2]
     if kind is None:
         return False
     from fewslice.settings_help import settings_text
 
-    typer.echo(settings_text(kind))
+    typer.echo(settings_text(kind, room))
     return True
 
 
@@ -457,6 +508,18 @@ def _score_table(scores: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _object_table(scores: dict[str, Any]) -> str:
+    def row(name: str, key: str) -> str:
+        return f"{name:<12}" + "".join(f"{'–' if v is None else format(v, '.4f'):>9}" for v in scores[key].values())
+
+    lines = [f"{'at IoU':<12}" + "".join(f"{name:>9}" for name in scores["f1"]), row("F1", "f1"), row("AP", "ap")]
+    lines.append(row("PQ", "pq"))
+    what = "objects" if scores["matched_in"] == "volume" else f"cross-sections along {scores['plane_axis']}"
+    lines.append(f"{what}: {scores['predicted_count']} found, {scores['truth_count']} true")
+    lines.append(f"splits {scores['splits']}, merges {scores['merges']}")
+    return "\n".join(lines)
+
+
 def _readable(value: Any) -> str:
     if isinstance(value, dict):
         return json.dumps(value, default=str)
@@ -476,6 +539,15 @@ def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{option} {text!r} must be whole numbers separated by commas, such as 0,2") from None
+
+
+def _block(text: str | None) -> tuple[int, int, int] | None:
+    blocks = _integers(text, "--block")
+    if blocks is None:
+        return None
+    if len(blocks) != 3 or min(blocks) < 1:
+        raise InputError(f"--block {text} must be three positive numbers, z,y,x")
+    return (blocks[0], blocks[1], blocks[2])
 
 
 def _voxel(text: str | None) -> tuple[float, float, float] | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fewslice.training.fit import Hardware, Monitor
     from fewslice.volume import Volume
 
-__all__ = ["convert", "evaluate", "export", "info", "predict", "report", "run", "train", "train_samples"]
+__all__ = ["convert", "evaluate", "export", "info", "predict", "report", "run", "segment", "train", "train_samples"]
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -307,6 +307,159 @@ def predict(
     return outputs
 
 
+def segment(
+    prediction: str | Path,
+    *,
+    segmenter: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    output: str | Path | None = None,
+    threshold: float | None = None,
+    block: tuple[int, int, int] | None = None,
+    axes: str | None = None,
+    channels: Sequence[int] | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Find the objects of a prediction, stitched across blocks, and write them as its ``labels/instances``.
+
+    Parameters
+    ----------
+    prediction
+        ``OUT.ome.zarr`` from predict; or, for a segmenter that works without a model, an image.
+    segmenter
+        Its kind; by default the one that suits the prediction's outputs.
+    settings
+        Its settings; what is not named has its default.
+    output
+        ``OUT.ome.zarr``, for an image only.
+    threshold
+        Foreground threshold, 0–1; by default the prediction's.
+    block
+        (z, y, x) voxels per block; the objects do not depend on it.
+    axes, channels, voxel_size_um
+        Of an image.
+    overwrite
+        Replace objects that were found with other settings.
+    listener
+        Called with progress events.
+
+    Returns
+    -------
+    dict
+        JSON-safe: ``output``, ``segmenter``, ``settings``, ``threshold``, ``objects``, ``dropped`` (below the smallest
+        size), ``dtype``, ``block``, ``halo``, ``already_finished``.
+
+    Raises
+    ------
+    InputError
+        If the prediction cannot be segmented so, or holds objects that were found otherwise.
+    PartialError
+        If some blocks could not be read; the others are kept.
+    """
+    from fewslice.experiment import checked
+    from fewslice.segmenters import choose_kind
+
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold} must be between 0 and 1")
+    module = None
+    if segmenter is not None:
+        registry.check("segmenters", segmenter)
+        module = registry.load("segmenters", segmenter)
+    from_image = module is not None and hasattr(module, "foreground")
+    if output is not None and not from_image:
+        raise InputError(
+            f"-o {output} is for segmenters that work on an image, such as threshold_watershed; the objects of a "
+            "prediction are written into it, so leave -o out"
+        )
+    if not from_image and (axes is not None or channels is not None or voxel_size_um is not None):
+        raise InputError("--axes, --channels and --voxel-size-um are for images; a prediction states its own")
+
+    from fewslice.instances import open_outputs, segment_store
+
+    def tell(name: str, done: int, blocks: int) -> None:
+        if listener is not None:
+            listener({"event": "block", "pass": name, "image": str(prediction), "done": done, "blocks": blocks})
+
+    if from_image:
+        assert segmenter is not None and module is not None
+        if output is None:
+            raise InputError(f"segmenter {segmenter} works on an image; name the store to make with -o OUT.ome.zarr")
+        if threshold is not None:
+            raise InputError(f"--threshold does not apply to segmenter {segmenter}, which finds its own")
+        config = checked(module.Config, dict(settings or {}), where=f"settings of {segmenter}")
+        target = Path(output)
+        _mask(str(prediction), target, segmenter, config, axes, channels, voxel_size_um, overwrite, listener, tell)
+        stored = open_outputs(target)
+    else:
+        stored = open_outputs(prediction)
+        segmenter = segmenter or choose_kind(stored.outputs)
+        module = registry.load("segmenters", segmenter)
+        config = checked(module.Config, dict(settings or {}), where=f"settings of {segmenter}")
+    if stored.image.voxel_size_um is None and listener is not None:
+        listener({"event": "note", "note": f"{stored.path} has no voxel size, so lengths count in voxels."})
+    if hasattr(module, "segment_store"):
+        said: dict[str, Any] = module.segment_store(config, stored.path, overwrite=overwrite, listener=listener)
+        return said
+    found = segment_store(
+        stored, segmenter, config, threshold=threshold, block=block, overwrite=overwrite, progress=tell
+    )
+    for item, reason in found.failed:
+        if listener is not None:
+            listener({"event": "block_failed", "image": str(stored.path), "block": list(item.index), "reason": reason})
+    if found.failed:
+        raise PartialError(
+            f"{len(found.failed)} blocks could not be segmented; mend {stored.path} and run the same command again"
+        )
+    if found.already_finished and listener is not None:
+        listener({"event": "note", "note": f"{stored.path / 'labels' / 'instances'} is finished; nothing to do"})
+    return {
+        "output": str(found.output),
+        "segmenter": found.segmenter,
+        "settings": found.settings,
+        "threshold": found.threshold,
+        "objects": found.objects,
+        "dropped": found.dropped,
+        "dtype": found.dtype,
+        "block": list(found.block),
+        "halo": list(found.halo),
+        "already_finished": found.already_finished,
+    }
+
+
+def _mask(
+    source: str,
+    target: Path,
+    kind: str,
+    config: Any,
+    axes: str | None,
+    channels: Sequence[int] | None,
+    voxel_size_um: tuple[float, float, float] | None,
+    overwrite: bool,
+    listener: Listener | None,
+    tell: Callable[[str, int, int], None],
+) -> None:
+    """Make the store that a segmenter without a model works on."""
+    from fewslice.instances.from_image import mask_image
+
+    if target.suffix != ".zarr":
+        raise InputError(f"-o {target} must be named like OUT.ome.zarr; choose such a name")
+    path = str(Path(source).absolute())
+    _check_outputs([path], [target])
+    image = io.open_volume(path, axes=axes, channels=channels, voxel_size_um=voxel_size_um)
+    if image.axes_note and listener is not None:
+        listener({"event": "note", "note": image.axes_note})
+    facts = {"axes": axes, "channels": channels and list(channels)}
+    outcome = mask_image(image, target, kind, config, attributes=facts, overwrite=overwrite, progress=tell)
+    for item, reason in outcome.failed:
+        if listener is not None:
+            listener({"event": "block_failed", "image": image.source, "block": list(item.index), "reason": reason})
+    if outcome.failed:
+        raise PartialError(
+            f"{len(outcome.failed)} blocks of {image.source} have no mask; mend it and run the same command again"
+        )
+
+
 def evaluate(
     prediction: str | Path,
     truth: str | Path,
@@ -317,32 +470,36 @@ def evaluate(
     unlabelled: int | str | None = None,
     label_kind: Literal["classes", "instances"] | None = None,
     tolerance_um: float | None = None,
+    instances: bool = False,
+    ignore_smaller: int = 0,
 ) -> dict[str, Any]:
-    """Measure a prediction against truth, on annotated voxels only; see :func:`fewslice.evaluation.evaluate`.
+    """Measure a prediction against truth, on annotated voxels only.
 
+    See :func:`fewslice.evaluation.evaluate`, and with `instances`, where objects are compared with objects and those of
+    fewer than `ignore_smaller` voxels are ignored, :func:`fewslice.evaluation.evaluate_instances`.
     The scores are also appended to the results of the run that made the prediction, if it is still there.
     """
-    from fewslice.evaluation import evaluate as measure
+    from fewslice import evaluation
 
-    options = {"axes": axes, "planes": list(planes), "background": background, "unlabelled": unlabelled}
-    scores = measure(
-        prediction,
-        truth,
-        axes=axes,
-        planes=planes,
-        background=background,
-        unlabelled=unlabelled,
-        label_kind=label_kind,
-        tolerance_um=tolerance_um,
-    )
+    meaning: dict[str, Any] = {"axes": axes, "planes": planes, "background": background, "unlabelled": unlabelled}
+    if instances:
+        if tolerance_um is not None:
+            raise InputError("--tolerance-um is of surfaces, which --instances does not measure; leave one of them out")
+        if label_kind == "classes":
+            raise InputError("--label-kind classes and --instances exclude each other; give truth of object ids")
+        scores = evaluation.evaluate_instances(prediction, truth, min_size=ignore_smaller, **meaning)
+    else:
+        if ignore_smaller:
+            raise InputError(f"--ignore-smaller {ignore_smaller} is for objects; give it together with --instances")
+        scores = evaluation.evaluate(prediction, truth, label_kind=label_kind, tolerance_um=tolerance_um, **meaning)
+    options = meaning | {"planes": list(planes), "label_kind": label_kind}
     made_by = io.describe(prediction).get("attributes", {}).get("run")
     if made_by and (Path(made_by) / "experiment.yaml").exists():
         entry = {
-            "kind": "evaluation",
+            "kind": "instance_evaluation" if instances else "evaluation",
             "prediction": str(Path(prediction).resolve()),
             "truth": str(Path(truth).resolve()),
             **options,
-            "label_kind": label_kind,
             "scores": scores,
         }
         append_line(Path(made_by) / "results.jsonl", entry)

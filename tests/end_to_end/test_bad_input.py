@@ -45,7 +45,20 @@ def workplace(
     _write_models(folder)
     _write_experiments(folder)
     _damage_chunk(folder)
+    _write_predictions(folder)
+    done(folder, "segment", "OUT.ome.zarr", "--quiet")
     return folder
+
+
+def _write_predictions(folder: Path) -> None:
+    """A prediction that is not finished, one of contours, and one whose objects another program wrote."""
+    for name in ("unfinished", "contours", "foreign"):
+        shutil.copytree(folder / "OUT.ome.zarr", folder / f"{name}.ome.zarr")
+    job = folder / "unfinished.ome.zarr" / ".fewslice" / "job.json"
+    job.write_text(job.read_text(encoding="utf-8").replace("true", "false"), encoding="utf-8")
+    group = folder / "contours.ome.zarr" / "zarr.json"
+    group.write_text(group.read_text(encoding="utf-8").replace('"probability"', '"contour"'), encoding="utf-8")
+    shutil.copytree(folder / "foreign.ome.zarr/labels/segmentation", folder / "foreign.ome.zarr/labels/instances")
 
 
 def _write_images(folder: Path, image: np.ndarray) -> None:
@@ -310,6 +323,77 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "evaluate OUT.ome.zarr --truth labels.tif --background 0 --tolerance-um nan",
         ("tolerance", "nan"),
     ),
+    "evaluate: tolerance of objects": (
+        "evaluate OUT.ome.zarr --truth labels.tif --instances --tolerance-um 1",
+        ("--tolerance-um", "--instances"),
+    ),
+    "evaluate: classes as objects": (
+        "evaluate OUT.ome.zarr --truth labels.tif --instances --label-kind classes",
+        ("--label-kind classes", "--instances"),
+    ),
+    "evaluate: small objects without objects": (
+        "evaluate OUT.ome.zarr --truth labels.tif --ignore-smaller 5",
+        ("--ignore-smaller 5", "--instances"),
+    ),
+    "evaluate: negative size": (
+        "evaluate OUT.ome.zarr --truth labels.tif --instances --ignore-smaller -2",
+        ("--ignore-smaller -2", "negative"),
+    ),
+    "evaluate: objects of another shape": (
+        "evaluate OUT.ome.zarr --truth labels_other_shape.tif --instances",
+        ("12, 32, 32", "12, 30, 32"),
+    ),
+    "evaluate: no objects yet": (
+        "evaluate contours.ome.zarr --truth labels.tif --instances",
+        ("contours.ome.zarr", "no labels/instances", "fewslice segment"),
+    ),
+    # Objects
+    "segment: missing": ("segment gone.ome.zarr", ("gone.ome.zarr", "does not exist")),
+    "segment: an image": ("segment image.ome.zarr", ("image.ome.zarr", "no prediction", "threshold_watershed")),
+    "segment: a TIFF": ("segment image.tif --segmenter watershed", ("image.tif", "no prediction")),
+    "segment: unfinished prediction": ("segment unfinished.ome.zarr", ("unfinished.ome.zarr", "unfinished", "predict")),
+    "segment: output missing": (
+        "segment contours.ome.zarr --segmenter watershed",
+        ("watershed needs a probability output", "foreground (contour)"),
+    ),
+    "segment: unknown segmenter": ("segment OUT.ome.zarr --segmenter watershedd", ("did you mean 'watershed'",)),
+    "segment: unknown segmenter, help": ("segment --segmenter flood --help", ("flood", "watershed")),
+    "segment: unknown setting": (
+        "segment OUT.ome.zarr --segmenter watershed --set nek=0.5",
+        ("settings of watershed", "nek", "did you mean neck"),
+    ),
+    "segment: setting out of range": (
+        "segment OUT.ome.zarr --segmenter watershed --set neck=1.5",
+        ("settings of watershed", "neck", "1.5"),
+    ),
+    "segment: connectivity": ("segment OUT.ome.zarr --set connectivity=8", ("connectivity", "8")),
+    "segment: threshold": ("segment OUT.ome.zarr --threshold 1.5", ("threshold", "1.5")),
+    "segment: block": ("segment OUT.ome.zarr --block 4,4", ("4,4", "three")),
+    "segment: other settings": ("segment OUT.ome.zarr --threshold 0.9", ("instances", "another", "--overwrite")),
+    "segment: objects of another program": ("segment foreign.ome.zarr", ("instances", "not made", "--overwrite")),
+    "segment: output of a prediction": ("segment OUT.ome.zarr -o NEW.ome.zarr", ("-o NEW.ome.zarr", "leave")),
+    "segment: axes of a prediction": ("segment OUT.ome.zarr --axes zyx", ("--axes", "prediction")),
+    "segment: image without output": ("segment image.tif --segmenter threshold_watershed", ("-o OUT.ome.zarr",)),
+    "segment: image into a TIFF": (
+        "segment image.tif --segmenter threshold_watershed --axes zyx -o NEW.tif",
+        ("NEW.tif", "OUT.ome.zarr"),
+    ),
+    "segment: image over itself": (
+        "segment image.ome.zarr --segmenter threshold_watershed -o image.ome.zarr --overwrite",
+        ("image.ome.zarr", "itself"),
+    ),
+    "segment: image over a prediction": (
+        "segment image.tif --segmenter threshold_watershed --axes zyx -o OUT.ome.zarr",
+        ("OUT.ome.zarr", "another", "--overwrite"),
+    ),
+    "segment: image with NaN": (
+        "segment nan.tif --segmenter threshold_watershed --axes zyx -o NEW.ome.zarr",
+        ("nan.tif", "NaN"),
+    ),
+    "segment: image, threshold": (
+        "segment image.tif --segmenter threshold_watershed --axes zyx --threshold 0.5 -o NEW.ome.zarr",
+        ("--threshold", "threshold_watershed"),
+    ),
     "convert: target exists": (
         "convert image.tif image.ome.zarr --axes zyx",
         ("image.ome.zarr", "exists", "--overwrite"),
@@ -439,12 +523,12 @@ def test_help_loads_no_torch(command: str, environment: dict[str, str]) -> None:
         "try:\n    main(sys.argv[1:])\n"
         f"finally:\n    print('LOADED', [name for name in {heavy} if name in sys.modules])\n"
     )
-    for arguments in (["--help"], ["train", "--help"], ["predict", "--help"]):
+    for arguments in (["--help"], ["train", "--help"], ["predict", "--help"], ["segment", "--help"]):
         result = subprocess.run(
             [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
         )
         assert result.returncode == 0, result.stderr
         assert "LOADED []" in result.stdout
     helped = subprocess.run([command, "--help"], env=environment, capture_output=True, text=True, check=False)
-    verbs = ["demo", "train", "run", "predict", "evaluate", "report", "export", "convert", "info", "doctor"]
+    verbs = ["demo", "doctor", "convert", "evaluate", "export", "info", "predict", "report", "run", "segment", "train"]
     assert helped.returncode == 0 and all(verb in helped.stdout for verb in verbs)

@@ -24,6 +24,7 @@ from fewslice.annotation import Annotation, Kind, from_labels
 from fewslice.errors import InputError
 from fewslice.geometry import Block, Box, cover
 from fewslice.metrics import along_z, semantic, surface
+from fewslice.segmenters._foreground import labels_at
 from fewslice.volume import Volume
 
 __all__ = ["Segmentation", "evaluate", "labels_at", "open_segmentation"]
@@ -234,27 +235,6 @@ def evaluate(
     result["annotated_share"] = result["annotated_voxels"] / truth.labels.size
     result["complete"] = judged.complete
     return result
-
-
-def labels_at(probabilities: Array, threshold: float) -> npt.NDArray[np.uint8]:
-    """Turn stored probabilities into classes as prediction does.
-
-    Parameters
-    ----------
-    probabilities
-        (k, z, y, x) uint8 0–255, one channel per foreground class.
-    threshold
-        Foreground where the channels' sum reaches ``threshold × 255``; 0–1.
-
-    Returns
-    -------
-    numpy.ndarray
-        (z, y, x) uint8: 0 background, else 1 + the index of the most probable channel.
-    """
-    classes: npt.NDArray[np.uint8] = probabilities.argmax(axis=0).astype(np.uint8) + np.uint8(1)
-    found = probabilities.sum(axis=0, dtype=np.uint16) >= threshold * 255.0
-    classes[~found] = 0
-    return classes
 
 
 # ---------------------------------------------------------------------------------------------------------- matching

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,10 @@ from numpy.typing import NDArray
 
 from fewslice import io
 from fewslice.blocks.engine import BlockFailure, Outcome, run_blocks
+from fewslice.blocks.outputs import create_outputs, remove_outputs
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import open_record
-from fewslice.errors import FewsliceError, InputError
-from fewslice.files import disk_error
+from fewslice.errors import InputError
 from fewslice.geometry import Block, Shape, cover
 from fewslice.model import Model
 from fewslice.prediction.resampling import Resampling
@@ -142,9 +141,17 @@ def predict_volume(
     key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
     record_folder = output / ".fewslice"
     if overwrite and output.is_dir():
-        _remove(output)
+        remove_outputs(output)
     if not output.exists():
-        _create(output, image, model, chunk, facts | (attributes or {}), key)
+        create_outputs(
+            output,
+            shape=image.shape,
+            names=[o.name for o in model.outputs],
+            voxel_size_um=image.voxel_size_um,
+            chunk=chunk,
+            facts=facts | (attributes or {}),
+            key=key,
+        )
     elif not (record_folder / "job.json").exists():
         raise InputError(f"{output} exists and was not made by predict; choose another output or pass --overwrite")
     record = open_record(record_folder, key, what=str(output))
@@ -179,48 +186,3 @@ def predict_volume(
             io.write_pyramid(output, group="labels/segmentation")
         record.finish()
     return Prediction(output, outcome, False, used_block, used_halo)
-
-
-def _remove(store: Path) -> None:
-    """Remove a store, its record first, so that what a kill leaves is never taken for a finished output."""
-    shutil.rmtree(store / ".fewslice", ignore_errors=True)
-    try:
-        shutil.rmtree(store)
-    except OSError as error:
-        raise disk_error(error, store) from error
-
-
-def _create(output: Path, image: Volume, model: Model, chunk: Shape, facts: dict[str, Any], key: str) -> None:
-    """Make the empty output beside its place and rename it, so that what exists can always be resumed."""
-    beside = output.with_name(f".{output.name}.part")
-    if beside.exists():
-        _remove(beside)
-    begun = beside / output.name
-    try:
-        beside.mkdir(parents=True)
-        io.create_output(
-            begun,
-            shape=image.shape,
-            channel_names=[o.name for o in model.outputs],
-            voxel_size_um=image.voxel_size_um,
-            dtype=np.uint8,
-            chunks=chunk,
-            attributes=facts,
-        )
-        io.create_labels(
-            begun,
-            "segmentation",
-            shape=image.shape,
-            dtype=np.uint8,
-            chunks=chunk,
-            voxel_size_um=image.voxel_size_um,
-            attributes={},
-        )
-        open_record(begun / ".fewslice", key, what=str(output))
-        begun.replace(output)
-        beside.rmdir()
-    except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, FewsliceError):
-            raise disk_error(error, output) from error
-        raise

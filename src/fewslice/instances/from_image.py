@@ -1,0 +1,137 @@
+"""A prediction without a model: the mask that a segmenter makes of an image, as the only output of a store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
+
+from fewslice import io, registry
+from fewslice.blocks.engine import BlockFailure, Outcome, run_blocks
+from fewslice.blocks.outputs import create_outputs, remove_outputs
+from fewslice.blocks.plan import choose_block, choose_chunk
+from fewslice.blocks.record import open_record
+from fewslice.errors import InputError
+from fewslice.geometry import Block, cover
+from fewslice.volume import Volume
+
+__all__ = ["mask_image"]
+
+_READ_VOXELS = 1 << 24
+
+
+def mask_image(
+    image: Volume,
+    output: Path,
+    kind: str,
+    config: BaseModel,
+    *,
+    attributes: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Outcome:
+    """Write the mask of an image block by block, resuming what an earlier run left.
+
+    Parameters
+    ----------
+    image
+        The volume.
+    output
+        An ``.ome.zarr`` folder: one channel ``foreground`` (uint8, 0 or 255), and ``labels/segmentation``.
+    kind, config
+        A segmenter that has ``survey`` and ``foreground``, and its settings.
+    attributes
+        Further facts stored with the output.
+    overwrite
+        Replace an output of another image or other settings.
+    progress
+        Called with (``survey`` or ``mask``, blocks finished, blocks in all).
+
+    Returns
+    -------
+    Outcome
+        What became of the blocks.
+
+    Raises
+    ------
+    InputError
+        If `output` holds something else.
+    """
+    segmenter = registry.load("segmenters", kind)
+    voxel = image.voxel_size_um
+    facts: dict[str, Any] = {
+        "image": image.source,
+        "image_hash": image.content_hash(),
+        "mask_by": kind,
+        "mask_settings": config.model_dump(mode="json"),
+        "outputs": [{"name": "foreground", "kind": "probability", "range": [0.0, 1.0], "dtype": "uint8"}],
+        "class_values": [1],
+        "threshold": 0.5,
+        "voxel_size_um": voxel and list(voxel),
+    }
+    bound = {name: value for name, value in facts.items() if name != "image"}
+    key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+    marks = output / ".fewslice"
+    if output.exists() and not (marks / "job.json").exists():
+        raise InputError(f"{output} exists and was not made by segment; choose another -o")
+    if overwrite and output.is_dir():
+        remove_outputs(output)
+    known = io.open_volume(output).attributes.get("mask_facts") if output.exists() else None
+    if output.exists():
+        record = open_record(marks, key, what=str(output))
+        if record.finished:
+            return Outcome(0, 0, ())
+    halo = segmenter.foreground_halo(config, voxel)
+    chunk = choose_chunk(image.shape)
+    found = known or segmenter.survey(
+        config, image, None if progress is None else lambda d, n: progress("survey", d, n)
+    )
+    if not output.exists():
+        create_outputs(
+            output,
+            shape=image.shape,
+            names=["foreground"],
+            voxel_size_um=voxel,
+            chunk=chunk,
+            facts=facts | {"mask_facts": found} | (attributes or {}),
+            key=key,
+        )
+        record = open_record(marks, key, what=str(output))
+    mask, segmentation = io.open_output(output), io.open_output(output, labels="segmentation")
+
+    def read(block: Block) -> npt.NDArray[Any]:
+        try:
+            return image.read(block.read)
+        except (InputError, OSError) as error:
+            raise BlockFailure(f"cannot be read: {error}") from error
+
+    def compute(block: Block, raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+            raise BlockFailure(f"NaN or infinite values between {block.read.start} and {block.read.stop} (z, y, x)")
+        made: npt.NDArray[np.uint8] = segmenter.foreground(config, found, raw, block, voxel)
+        return made
+
+    def write(block: Block, values: npt.NDArray[np.uint8]) -> None:
+        mask.write(block.write, values[None])
+        segmentation.write(block.write, (values > 0).astype(np.uint8))
+
+    blocks = cover(image.shape, choose_block(image.shape, halo, chunk, _READ_VOXELS), halo)
+    outcome = run_blocks(
+        blocks,
+        record,
+        read=read,
+        compute=compute,
+        write=write,
+        progress=None if progress is None else lambda done, total: progress("mask", done, total),
+    )
+    if not outcome.failed:
+        io.write_pyramid(output)
+        io.write_pyramid(output, group="labels/segmentation")
+        record.finish()
+    return outcome

@@ -1,0 +1,392 @@
+"""Segment a stored prediction: plan, the four passes, what is said of it; resumable, and finished only once.
+
+1. :func:`open_outputs` says what a store holds, or why it cannot be segmented.
+2. :func:`segment_store` claims ``labels/instances`` for these settings and this prediction, or refuses.
+3. The passes run, each with a record of its own in the folder of intermediate files. What is done is not done again.
+4. The pyramid is written, then the mark that everything is finished; then the intermediate files go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
+
+from fewslice import io, registry
+from fewslice.blocks.engine import Outcome, run_blocks
+from fewslice.blocks.plan import choose_block
+from fewslice.blocks.record import Record, open_record
+from fewslice.errors import FewsliceError, InputError
+from fewslice.files import disk_error, write_json
+from fewslice.geometry import Block
+from fewslice.instances.passes import REGION, Grid, LabelBlocks, LinkBlocks, RelabelBlocks, Work, block_file
+from fewslice.instances.union import name_objects, unite
+from fewslice.segmenters import CONTACT, Merging, Output
+from fewslice.volume import Volume
+
+__all__ = ["Instances", "StoredOutputs", "merge_tables", "open_outputs", "segment_store"]
+
+Shape3 = tuple[int, int, int]
+Progress = Callable[[str, int, int], None]
+
+_CHUNK = (32, 256, 256)
+_READ_VOXELS = 1 << 24
+"""The most that one block reads; the watershed needs about 60 bytes for each."""
+
+
+@dataclass(frozen=True)
+class StoredOutputs:
+    """A finished prediction.
+
+    Attributes
+    ----------
+    path
+        The store.
+    image
+        Its channels.
+    outputs
+        What they are.
+    threshold
+        Foreground threshold of the prediction, 0–1.
+    key
+        Identity of the values.
+    """
+
+    path: Path
+    image: Volume
+    outputs: tuple[Output, ...]
+    threshold: float
+    key: str
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What a segmentation wrote.
+
+    Attributes
+    ----------
+    output
+        The store; the objects are its ``labels/instances``.
+    segmenter, settings, threshold
+        How they were found.
+    objects
+        Their number.
+    dropped
+        Objects below the smallest size.
+    dtype
+        Type of the label image.
+    block, halo
+        (z, y, x) in voxels.
+    already_finished
+        Whether nothing had to be done.
+    failed
+        Blocks that could not be done, with the reasons; the others are kept and nothing was stitched yet.
+    """
+
+    output: Path
+    segmenter: str
+    settings: dict[str, Any]
+    threshold: float
+    objects: int
+    dropped: int
+    dtype: str
+    block: Shape3
+    halo: Shape3
+    already_finished: bool = False
+    failed: tuple[tuple[Block, str], ...] = ()
+
+
+def open_outputs(path: str | Path) -> StoredOutputs:
+    """Open a finished prediction.
+
+    Raises
+    ------
+    InputError
+        If there is none, it is not finished, or it does not say what its channels are.
+    """
+    place = Path(path)
+    image = io.open_volume(place)
+    described = image.attributes.get("outputs")
+    if not isinstance(described, list) or len(described) != image.channels or image.dtype != np.uint8:
+        raise InputError(
+            f"{path} does not say what its channels are, so it is no prediction of fewslice; give an output of "
+            "fewslice predict, or segment an image with --segmenter threshold_watershed -o OUT.ome.zarr"
+        )
+    outputs = tuple(Output(str(o.get("name")), str(o.get("kind", "probability"))) for o in described)
+    try:
+        job = json.loads((place / ".fewslice" / "job.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        job = {"finished": True, "key": image.content_hash()}  # a copy without its record
+    if not job.get("finished"):
+        raise InputError(f"{path} is an unfinished prediction; run its predict command again, then segment it")
+    threshold = image.attributes.get("threshold")
+    return StoredOutputs(place, image, outputs, 0.5 if threshold is None else float(threshold), str(job.get("key")))
+
+
+def segment_store(
+    stored: StoredOutputs,
+    kind: str,
+    config: BaseModel,
+    *,
+    threshold: float | None = None,
+    block: Shape3 | None = None,
+    overwrite: bool = False,
+    pyramids: bool = True,
+    progress: Progress | None = None,
+) -> Instances:
+    """Find the objects of a prediction and write them as its ``labels/instances``.
+
+    Parameters
+    ----------
+    stored
+        The prediction.
+    kind, config
+        The segmenter and its settings.
+    threshold
+        Foreground threshold, 0–1; by default the prediction's.
+    block
+        (z, y, x) voxels per block; by default chosen for little waste in bounded memory. The objects do not depend on
+        it.
+    overwrite
+        Replace objects that were found with other settings.
+    pyramids
+        Write the coarser levels as well.
+    progress
+        Called with (name of the pass, blocks finished, blocks in all).
+
+    Raises
+    ------
+    InputError
+        If the segmenter lacks an output, or there are objects of other settings or origin.
+    DiskError
+        If the disk refuses the write.
+    """
+    segmenter = registry.load("segmenters", kind)
+    channels = segmenter.channels(stored.outputs)
+    threshold = stored.threshold if threshold is None else threshold
+    shape, voxel = stored.image.shape, stored.image.voxel_size_um
+    halo = _within(segmenter.halo(config, voxel), shape)
+    grid = Grid(shape, _block(shape, halo, block))
+    chunk = _chunk(grid)
+    settings = config.model_dump(mode="json")
+    facts = {
+        "segmenter": kind,
+        "settings": settings,
+        "threshold": threshold,
+        "voxel_size_um": voxel and list(voxel),
+        "block": list(grid.block),
+        "prediction": stored.key,
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    work = stored.path.with_name(f".{stored.path.name}.instances")
+    record = _claim(stored.path, key, work, overwrite=overwrite)
+
+    def summary(said: dict[str, Any], **more: Any) -> Instances:
+        return Instances(
+            stored.path, kind, settings, threshold, int(said.get("objects", 0)), int(said.get("dropped", 0)),
+            str(said.get("dtype", "")), grid.block, halo, **more,
+        )  # fmt: skip
+
+    if record.finished:
+        _remove(work)
+        said = io.open_labels(stored.path / "labels" / "instances").attributes
+        return summary(said, already_finished=True)
+    try:
+        _begin(work, key, grid, chunk, voxel)
+        label = LabelBlocks(
+            stored.path, work, kind, json.dumps(settings), channels, tuple(stored.outputs[i] for i in channels),
+            threshold, voxel, grid,
+        )  # fmt: skip
+        blocks = grid.blocks(halo)
+        outcome = _run("label", blocks, work, key, label.open, progress)
+        if outcome.failed:
+            return summary({}, failed=outcome.failed)
+        _run("link", blocks, work, key, LinkBlocks(work, grid).open, progress)
+        said = _union(work, grid, segmenter.merging(config, voxel), segmenter.smallest(config, shape, voxel))
+        _create(stored, facts | said | {"key": key}, chunk)
+        _run("relabel", blocks, work, key, RelabelBlocks(stored.path, work, grid).open, progress)
+        if pyramids:
+            io.write_pyramid(stored.path, group="labels/instances")
+        record.finish()
+        _remove(work)
+    except OSError as error:
+        raise error if isinstance(error, FewsliceError) else disk_error(error, work) from error
+    return summary(said)
+
+
+def merge_tables(
+    tables: Iterable[npt.NDArray[np.void]],
+    links: Iterable[npt.NDArray[np.void]],
+    merging: Merging | None,
+    min_size: int,
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], int, int]:
+    """Pass 3: name the objects.
+
+    Parameters
+    ----------
+    tables
+        Per block, in C order, its regions, of type :data:`~fewslice.instances.passes.REGION`.
+    links
+        Per block its contacts, between 64-bit ids.
+    merging, min_size
+        As in :mod:`fewslice.instances.union`.
+
+    Returns
+    -------
+    names, first, objects, dropped
+        The object of every region, block after block; the place of each block's first region in it (one more at the
+        end); the number of objects, and of those dropped. Memory grows with regions and contacts.
+    """
+    listed = list(tables)
+    first = np.zeros(len(listed) + 1, dtype=np.int64)
+    np.cumsum([table.size for table in listed], out=first[1:])
+    regions = np.concatenate(listed) if listed else np.zeros(0, dtype=REGION)
+    del listed
+    parts = [part for part in links if part.size]
+    contacts = np.concatenate(parts) if parts else np.zeros(0, dtype=CONTACT)
+    del parts
+    for side in ("a", "b"):
+        ids = contacts[side]
+        contacts[side] = first[ids >> 32] + (ids & 0xFFFFFFFF) - 1
+    group = unite(regions["peak"], contacts, merging)
+    names, objects = name_objects(group, regions["size"], min_size)
+    return names, first, objects, int(group.max(initial=-1)) + 1 - objects
+
+
+def _within(halo: Shape3, shape: Shape3) -> Shape3:
+    z, y, x = (min(h, max(0, n - 1)) for h, n in zip(halo, shape, strict=True))
+    return (z, y, x)
+
+
+def _block(shape: Shape3, halo: Shape3, asked: Shape3 | None) -> Shape3:
+    chunk = tuple(min(n, c) for n, c in zip(shape, _CHUNK, strict=True))
+    z, y, x = asked or choose_block(shape, halo, chunk, _READ_VOXELS)
+    return (min(z, shape[0]), min(y, shape[1]), min(x, shape[2]))
+
+
+def _chunk(grid: Grid) -> Shape3:
+    """Return the largest storage chunk, up to the usual one, of which a block consists.
+
+    Raises
+    ------
+    InputError
+        If a block consists of crumbs only, as one of a prime extent does.
+    """
+    chunk = []
+    for extent, size, limit in zip(grid.shape, grid.block, _CHUNK, strict=True):
+        if size >= extent:
+            chunk.append(min(extent, limit))
+            continue
+        largest = max(d for d in range(1, min(size, limit) + 1) if size % d == 0)
+        if largest * 4 < min(size, limit):
+            raise InputError(
+                f"block {grid.block} (z, y, x) consists of chunks of {largest} only along one axis; use multiples of 32"
+            )
+        chunk.append(largest)
+    return (chunk[0], chunk[1], chunk[2])
+
+
+def _claim(store: Path, key: str, work: Path, *, overwrite: bool) -> Record:
+    """Open the record of the objects, or begin one; refuse objects of other settings or of unknown origin."""
+    folder, labels = store / ".fewslice" / "instances", store / "labels" / "instances"
+    if overwrite and (folder.exists() or labels.exists()):
+        _remove(folder)
+        _remove(work)
+    elif labels.exists() and not (folder / "job.json").exists():
+        raise InputError(f"{labels} exists and was not made by segment; pass --overwrite to replace it")
+    return open_record(folder, key, what=f"{labels}")
+
+
+def _begin(work: Path, key: str, grid: Grid, chunk: Shape3, voxel: tuple[float, float, float] | None) -> None:
+    """Make the folder of intermediate files, or keep the one that was begun with the same key."""
+    begun = work / "begun.json"
+    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")).get("key") == key:
+        return
+    _remove(work)
+    for name in ("regions", "contacts", "links"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+    io.create_output(
+        work / "regions.ome.zarr",
+        shape=grid.shape,
+        channel_names=["regions"],
+        voxel_size_um=voxel,
+        dtype=np.uint32,
+        chunks=chunk,
+    )
+    write_json(begun, {"key": key})
+
+
+def _run(
+    name: str, blocks: list[Block], work: Path, key: str, open_: Callable[[], Work], progress: Progress | None
+) -> Outcome:
+    """Run one pass over the blocks that are not done."""
+    record = open_record(work / name, key, what=str(work))
+    if record.finished:
+        return Outcome(0, len(blocks), ())
+    job = open_()
+    outcome = run_blocks(
+        blocks,
+        record,
+        read=job.read,
+        compute=job.compute,
+        write=job.write,
+        progress=None if progress is None else lambda done, total: progress(name, done, total),
+    )
+    if not outcome.failed:
+        record.finish()
+    return outcome
+
+
+def _union(work: Path, grid: Grid, merging: Merging | None, min_size: int) -> dict[str, Any]:
+    """Run pass 3, or return what it found."""
+    found = work / "objects.json"
+    if found.exists():
+        said: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+        return said
+    blocks = grid.blocks()
+    tables = (np.fromfile(block_file(work / "regions", block), dtype=REGION) for block in blocks)
+    links = (np.fromfile(block_file(work / "links", block), dtype=CONTACT) for block in blocks)
+    names, first, objects, dropped = merge_tables(tables, links, merging, min_size)
+    np.save(work / "names.npy", names, allow_pickle=False)
+    np.save(work / "first.npy", first, allow_pickle=False)
+    said = {"objects": objects, "dropped": dropped, "dtype": np.min_scalar_type(objects).name}
+    write_json(found, said)
+    return said
+
+
+def _create(stored: StoredOutputs, facts: dict[str, Any], chunk: Shape3) -> None:
+    """Make the empty label image, replacing one of other settings, which the claim has allowed."""
+    labels = stored.path / "labels" / "instances"
+    if labels.exists():
+        try:
+            if io.open_labels(labels).attributes.get("key") == facts["key"]:
+                return
+        except InputError:  # what a kill left of one that was being made
+            pass
+    io.create_labels(
+        stored.path,
+        "instances",
+        shape=stored.image.shape,
+        dtype=np.dtype(facts["dtype"]),
+        chunks=chunk,
+        voxel_size_um=stored.image.voxel_size_um,
+        origin_um=stored.image.origin_um,
+        attributes=facts,
+        overwrite=True,
+    )
+
+
+def _remove(folder: Path) -> None:
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from error
