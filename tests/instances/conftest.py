@@ -16,6 +16,12 @@ from fewslice.geometry import Box
 Store = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marks need not survive a power cut here, and hundreds of them take seconds on a slow disk."""
+    monkeypatch.setattr("fewslice.files.os.fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Write a finished prediction: probabilities (k, z, y, x) or (z, y, x) uint8, by default one of foreground."""

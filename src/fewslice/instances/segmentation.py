@@ -379,7 +379,7 @@ def _create(stored: StoredOutputs, facts: dict[str, Any], chunk: Shape3) -> None
         chunks=chunk,
         voxel_size_um=stored.image.voxel_size_um,
         origin_um=stored.image.origin_um,
-        attributes=facts,
+        attributes=dict(sorted(facts.items())),  # the same bytes, resumed or not
         overwrite=True,
     )
 
