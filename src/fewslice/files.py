@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         If the disk is full or refuses the write; an existing file is left as it was.
     """
     data = content.encode() if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")  # processes of other machines write here too
     try:
         with beside.open("wb") as stream:
             stream.write(data)

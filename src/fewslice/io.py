@@ -33,6 +33,7 @@ __all__ = [
     "open_labels",
     "open_output",
     "open_volume",
+    "remove_leftovers",
     "save_labels",
     "save_volume",
     "write_pyramid",
@@ -201,8 +202,13 @@ def create_output(
     return ome_zarr.open_image(place)
 
 
+def remove_leftovers(path: PathLike) -> None:
+    """Remove the files that an interrupted run left in a store, before any process writes to it again."""
+    ome_zarr.remove_leftovers(Path(path))
+
+
 def open_output(path: PathLike, labels: str | None = None) -> OutputStore:
-    """Open a store made by :func:`create_output` (or one of its labels) to go on writing.
+    """Open a store made by :func:`create_output` (or one of its labels) to go on writing; several processes may.
 
     Parameters
     ----------
