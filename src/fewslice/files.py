@@ -11,7 +11,7 @@ from typing import Any
 
 from fewslice.errors import DiskError
 
-__all__ = ["append_line", "write_atomic", "write_json"]
+__all__ = ["append_line", "check_writable", "write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -40,6 +40,22 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise disk_error(error, path) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written.
+
+    Raises
+    ------
+    DiskError
+        If the folder is read-only or its disk full.
+    """
+    probe = folder / f".{uuid.uuid4().hex[:12]}.part"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise disk_error(error, folder) from error
 
 
 def disk_error(error: OSError, path: Path) -> DiskError:

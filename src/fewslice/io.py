@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,7 @@ from fewslice.volume import ArrangedArray, Shape3, Triple, Volume, check_voxel_s
 __all__ = [
     "DEFAULT_CHUNKS",
     "OutputStore",
+    "VolumeSource",
     "convert",
     "create_labels",
     "create_output",
@@ -40,6 +41,30 @@ __all__ = [
 ]
 
 PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class VolumeSource:
+    """An image by its path and how to read it, so that another process can open the same volume.
+
+    Attributes are the arguments of :func:`open_volume`.
+    """
+
+    path: str
+    axes: str | None = None
+    channels: tuple[int | str, ...] | None = None
+    voxel_size_um: Triple | None = None
+    expected_channels: int | None = None
+
+    def open(self) -> Volume:
+        """Open it; see :func:`open_volume`."""
+        return open_volume(
+            self.path,
+            axes=self.axes,
+            channels=self.channels,
+            voxel_size_um=self.voxel_size_um,
+            expected_channels=self.expected_channels,
+        )
 
 
 def open_volume(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewslice.blocks.engine import BlockFailure, run_blocks
+from fewslice.blocks.engine import BlockFailure, Opened, Work, run_blocks
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import open_record
 from fewslice.errors import InputError
@@ -28,9 +28,8 @@ def _double(folder: Path, source: np.ndarray, target: np.ndarray, bad: tuple[int
         target[block.write.slices] = values
 
     record = open_record(folder, "key", what="out")
-    outcome = run_blocks(
-        cover(source.shape, (3, 3), (1, 1)), record, read=lambda b: source[b.read.slices], compute=compute, write=write
-    )
+    job = Opened(Work(lambda b: source[b.read.slices], compute, write))
+    outcome = run_blocks(cover(source.shape, (3, 3), (1, 1)), record, job)
     return outcome, calls, record
 
 
@@ -67,7 +66,7 @@ def test_a_write_that_breaks_leaves_the_block_unmarked(tmp_path: Path) -> None:
             raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
-        run_blocks(blocks, record, read=lambda b: 0, compute=lambda b, v: v, write=write)
+        run_blocks(blocks, record, Opened(Work(lambda b: 0, lambda b, v: v, write)))
     assert record.is_done(blocks[0]) and not record.is_done(blocks[1])
 
 
