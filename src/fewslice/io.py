@@ -31,6 +31,7 @@ __all__ = [
     "create_labels",
     "create_output",
     "describe",
+    "is_address",
     "open_labels",
     "open_output",
     "open_volume",
@@ -65,6 +66,11 @@ class VolumeSource:
             voxel_size_um=self.voxel_size_um,
             expected_channels=self.expected_channels,
         )
+
+
+def is_address(path: PathLike) -> bool:
+    """Whether a path is an address such as ``s3://bucket/image.ome.zarr`` instead of a place on a disk."""
+    return "://" in os.fspath(path)
 
 
 def open_volume(

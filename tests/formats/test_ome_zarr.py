@@ -21,8 +21,8 @@ from fewslice.io import (
     create_output,
     open_labels,
     open_output,
-    remove_leftovers,
     open_volume,
+    remove_leftovers,
     save_volume,
     write_pyramid,
 )

@@ -182,7 +182,7 @@ def _emptied(blocks: deque[Block]) -> Iterator[Block]:
         yield blocks.popleft()
 
 
-def _result(future: Future) -> str | None:
+def _result(future: Future[str | None]) -> str | None:
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker
@@ -303,7 +303,7 @@ def _workers(workers: int | None, scheduler: str | None, slurm: SlurmConfig | No
         yield scheduler
     elif slurm is not None:
         try:
-            from dask_jobqueue import SLURMCluster
+            from dask_jobqueue.slurm import SLURMCluster
         except ModuleNotFoundError as error:
             raise InputError(f"{error.name} is not installed; pip install 'fewslice[cluster]'") from error
         with SLURMCluster(**_slurm_options(slurm), silence_logs=50) as cluster:

@@ -60,6 +60,10 @@ class Job(Protocol):
         """Open files and models and return the work."""
         ...
 
+    def __hash__(self) -> int:
+        """Tell jobs apart."""
+        ...
+
 
 @dataclass(frozen=True)
 class Opened:

@@ -12,9 +12,7 @@ from fewslice.geometry import Shape
 __all__ = ["choose_block", "choose_chunk"]
 
 
-def choose_chunk(
-    shape: Sequence[int], block: Sequence[int] | None = None, shard: Sequence[int] | None = None
-) -> Shape:
+def choose_chunk(shape: Sequence[int], block: Sequence[int] | None = None, shard: Sequence[int] | None = None) -> Shape:
     """Return the storage chunk (z, y, x) for an output of `shape`: at most 32 × 256 × 256 voxels.
 
     Parameters

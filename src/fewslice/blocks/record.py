@@ -122,6 +122,22 @@ class Record:
         write_json(self.folder / "job.json", {"key": self.key, "finished": True})
         self.tidy()
 
+    def unmark(self, blocks: set[Shape]) -> None:
+        """Take back marks, also of a finished job, which counts as begun then; the same command does these again.
+
+        Raises
+        ------
+        DiskError
+            If the disk refuses.
+        """
+        if self.finished:
+            for mark in self.marks():
+                content = {"index": mark.index, "write": [mark.write.start, mark.write.stop], **mark.note}
+                write_atomic(self._mark(mark.index), json.dumps(content, sort_keys=True) + "\n")
+            write_json(self.folder / "job.json", {"key": self.key, "finished": False})
+        for index in blocks:
+            self._mark(index).unlink(missing_ok=True)
+
     def tidy(self) -> None:
         """Remove what is needed no more once all is done: the marks, and what a kill left while one was written."""
         for pattern in ("*.done", "*.failed", ".*.part"):

@@ -392,7 +392,7 @@ def checksums(values: npt.NDArray[Any], unit: Sequence[int]) -> list[int]:
     """
     channels = values.reshape((-1, *values.shape[-3:])).astype(values.dtype.newbyteorder("<"), copy=False)
     cells = cover(values.shape[-3:], unit, (0, 0, 0))
-    return [zlib.crc32(np.ascontiguousarray(one[cell.write.slices])) for one in channels for cell in cells]
+    return [zlib.crc32(np.ascontiguousarray(one[cell.write.slices]).data) for one in channels for cell in cells]
 
 
 def _aligned(box: Box, shape: Sequence[int], unit: Sequence[int]) -> bool:

@@ -33,7 +33,7 @@ from fewslice.prediction.job import Elsewhere, PredictBlocks, Settings, predict_
 from fewslice.prediction.resampling import Resampling
 from fewslice.volume import Volume
 
-__all__ = ["Cut", "Prediction", "cut_volume", "predict_volume"]
+__all__ = ["Cut", "Prediction", "create_store", "cut_volume", "predict_volume"]
 
 _READ_VOXELS = {2: 2**25, 3: 3 * 2**22}
 
@@ -289,26 +289,7 @@ def _create(output: Path, image: Volume, model: Model, cut: Cut, facts: dict[str
     begun = beside / output.name
     try:
         beside.mkdir(parents=True)
-        io.create_output(
-            begun,
-            shape=image.shape,
-            channel_names=[o.name for o in model.outputs],
-            voxel_size_um=image.voxel_size_um,
-            dtype=np.uint8,
-            chunks=cut.chunk,
-            shards=cut.shard,
-            attributes=facts,
-        )
-        io.create_labels(
-            begun,
-            "segmentation",
-            shape=image.shape,
-            dtype=np.uint8,
-            chunks=cut.chunk,
-            shards=cut.shard,
-            voxel_size_um=image.voxel_size_um,
-            attributes={},
-        )
+        create_store(begun, image, model, cut, facts)
         open_record(begun / ".fewslice", key, what=str(output))
         begun.replace(output)
         beside.rmdir()
@@ -317,3 +298,26 @@ def _create(output: Path, image: Volume, model: Model, cut: Cut, facts: dict[str
         if isinstance(error, OSError) and not isinstance(error, FewsliceError):
             raise disk_error(error, output) from error
         raise
+
+
+def create_store(place: Path, image: Volume, model: Model, cut: Cut, facts: dict[str, Any]) -> None:
+    """Make the empty image and segmentation that a prediction fills.
+
+    Parameters
+    ----------
+    place
+        The store, which must not exist.
+    image, model, cut
+        Give shape, voxel size, names of channels, chunks and shards.
+    facts
+        Its attributes.
+    """
+    options: dict[str, Any] = {
+        "shape": image.shape,
+        "voxel_size_um": image.voxel_size_um,
+        "dtype": np.uint8,
+        "chunks": cut.chunk,
+        "shards": cut.shard,
+    }
+    io.create_output(place, channel_names=[o.name for o in model.outputs], attributes=facts, **options)
+    io.create_labels(place, "segmentation", attributes={}, **options)

@@ -121,9 +121,7 @@ def predict_work(model: Model, image: Volume, settings: Settings) -> Work:
         stored = np.zeros((len(model.outputs), *block.write.shape), np.uint8) if found is None else found
         sums = {
             "0": probabilities.write(block.write, stored),
-            "labels/segmentation/0": segmentation.write(
-                block.write, segment_probabilities(stored, settings.threshold)
-            ),
+            "labels/segmentation/0": segmentation.write(block.write, segment_probabilities(stored, settings.threshold)),
         }
         note: dict[str, Any] = {"checksums": sums}
         return note | {"empty": True} if found is None else note
