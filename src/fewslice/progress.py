@@ -82,6 +82,6 @@ def _cost(event: dict[str, Any]) -> str:
     seconds, memory = event["seconds"], event["memory_bytes"] / 2**30
     expected, started = event["expected_seconds"], event["expected_memory_bytes"] / 2**30
     return (
-        f"{event['blocks']} blocks took {seconds:.0f} s (its start let expect {expected:.0f} s), at most {memory:.2f} GiB "
+        f"{event['blocks']} blocks took {seconds:.0f} s (expected {expected:.0f} s), at most {memory:.2f} GiB "
         f"of memory ({started:.2f} GiB after two blocks)"
     )

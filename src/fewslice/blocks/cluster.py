@@ -154,7 +154,8 @@ class Distributed:
     def _threads(self) -> int:
         """Return how many blocks can be computed at once now; workers come and go."""
         try:
-            return max(1, sum(self.client.nthreads().values()))
+            threads: dict[str, int] = self.client.nthreads()
+            return max(1, sum(threads.values()))
         except (OSError, TypeError) as error:
             raise _gone() from error
 

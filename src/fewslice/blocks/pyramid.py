@@ -1,7 +1,7 @@
 """The coarser levels of a store, made block by block by the engine that made the first: resumable like it.
 
-Level by level: its array is created, its record is begun, its blocks are made from the level below. The levels are listed
-in the metadata once all are complete.
+Level by level: its array is created, its record is begun, its blocks are made from the level below. The levels are
+listed in the metadata once all are complete.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a block-wise verb gets on: events for a listener, and at the end what it took against what its start let expect."""
+"""How a block-wise verb gets on: events for a listener, and at the end what it took against what its start promised."""
 
 from __future__ import annotations
 

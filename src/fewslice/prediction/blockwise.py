@@ -266,8 +266,8 @@ def _job(
 def _signal(model: Model) -> tuple[float, ...]:
     if model.signal is None:
         raise InputError(
-            "the model knows no intensity below which there is nothing (no foreground was annotated where it looked, or "
-            "it was trained by an earlier version); train again, or predict without --skip-empty"
+            "the model knows no intensity below which there is nothing (no foreground was annotated, or it was "
+            "trained by an earlier version); train again, or predict without --skip-empty"
         )
     return model.signal
 
