@@ -83,5 +83,5 @@ def _cost(event: dict[str, Any]) -> str:
     expected, started = event["expected_seconds"], event["expected_memory_bytes"] / 2**30
     return (
         f"{event['blocks']} blocks took {seconds:.0f} s (expected {expected:.0f} s), at most {memory:.2f} GiB "
-        f"of memory ({started:.2f} GiB after two blocks)"
+        f"of memory ({started:.2f} GiB at the start)"
     )

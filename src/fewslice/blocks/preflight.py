@@ -31,8 +31,6 @@ __all__ = [
     "probed_blocks",
 ]
 
-GIB = 2**30
-
 
 @dataclass(frozen=True)
 class Probe:
@@ -97,11 +95,11 @@ class Estimate:
         rows = [
             f"{self.what}: {self.blocks} blocks of {_by(self.block)} voxels, halo {_by(self.halo)} (z, y, x)",
             f"  time    about {_duration(self.seconds)} with {self.workers} process{'es' * (self.workers > 1)}",
-            f"  memory  about {self.memory_bytes / GIB:.2f} GiB of {self.memory_free_bytes / GIB:.1f} free",
+            f"  memory  about {_size(self.memory_bytes)} of {_size(self.memory_free_bytes)} free",
         ]
         if self.gpu_bytes is not None and self.gpu_free_bytes is not None:
-            rows.append(f"  GPU     about {self.gpu_bytes / GIB:.2f} GiB of {self.gpu_free_bytes / GIB:.1f} free")
-        return [*rows, f"  disk    about {self.disk_bytes / GIB:.2f} GiB of {self.disk_free_bytes / GIB:.1f} free"]
+            rows.append(f"  GPU     about {_size(self.gpu_bytes)} of {_size(self.gpu_free_bytes)} free")
+        return [*rows, f"  disk    about {_size(self.disk_bytes)} of {_size(self.disk_free_bytes)} free"]
 
 
 def probed_blocks(grid: BlockGrid, count: int = 2) -> list[Block]:
@@ -163,13 +161,13 @@ def check_fits(estimate: Estimate, smaller: Callable[[float], Shape | None]) -> 
             block = smaller(free / needed)
             advice = f"use --block {','.join(map(str, block))}" if block else "use fewer workers or another machine"
             raise InputError(
-                f"blocks of {_by(estimate.block)} voxels need about {needed / GIB:.2f} GiB of {name} in "
-                f"{estimate.workers} process{'es' * (estimate.workers > 1)} but {free / GIB:.2f} are free; {advice}"
+                f"blocks of {_by(estimate.block)} voxels need about {_size(needed)} of {name} in "
+                f"{estimate.workers} process{'es' * (estimate.workers > 1)} but {_size(free)} are free; {advice}"
             )
     if estimate.disk_bytes > estimate.disk_free_bytes:
         raise InputError(
-            f"the output needs about {estimate.disk_bytes / GIB:.2f} GiB but its disk has "
-            f"{estimate.disk_free_bytes / GIB:.2f} free; free some space or choose another place"
+            f"the output needs about {_size(estimate.disk_bytes)} but its disk has "
+            f"{_size(estimate.disk_free_bytes)} free; free some space or choose another place"
         )
 
 
@@ -221,6 +219,10 @@ def _stored_bytes(folder: Path) -> int:
 
 def _by(extents: Shape) -> str:
     return " × ".join(map(str, extents))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _duration(seconds: float) -> str:

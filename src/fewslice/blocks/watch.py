@@ -12,7 +12,7 @@ from fewslice.blocks.preflight import peak_memory
 
 __all__ = ["Watch"]
 
-_FIRST = 2
+_START = 0.1
 
 
 class Watch:
@@ -53,8 +53,9 @@ class Watch:
         """Note that a block was finished, `done` of `blocks` in all."""
         self._computed += 1
         self._seconds = time.perf_counter() - self._began
-        if self._computed == _FIRST:
-            self._expected = (self._seconds * (1 + (blocks - done) / _FIRST), self._memory())
+        left = blocks - done
+        if self._expected is None and self._computed >= max(2, _START * (self._computed + left)):
+            self._expected = (self._seconds * (1 + left / self._computed), self._memory())
         self.tell("block", image=self._source, done=done, blocks=blocks)
 
     def pyramid(self, done: int, blocks: int) -> None:
@@ -62,7 +63,10 @@ class Watch:
         self.tell("block", image=self._source, done=done, blocks=blocks, **{"pass": "pyramid"})
 
     def finish(self, outcome: Outcome) -> None:
-        """Tell which blocks failed, and what the others took: seconds, and the most memory of this process in bytes."""
+        """Tell which blocks failed, and what the others took against what the first tenth of them promised.
+
+        Time is in seconds; memory is the most that this process held, in bytes.
+        """
         for item, reason in outcome.failed:
             self.tell("block_failed", image=self._source, block=list(item.index), reason=reason)
         if self._expected is not None:
