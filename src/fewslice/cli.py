@@ -11,12 +11,17 @@ import errno
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fewslice import registry
 from fewslice.errors import FewsliceError, InputError
+
+if TYPE_CHECKING:
+    from fewslice.blocks.cluster import SlurmConfig
+    from fewslice.blocks.preflight import Estimate
+    from fewslice.blocks.verify import Verification
 
 __all__ = ["app", "main"]
 
@@ -51,6 +56,13 @@ Devices = Annotated[int, typer.Option(min=1, help="How many devices share the tr
 Checkpoints = Annotated[float, typer.Option(min=0, help="Seconds between checkpoints: what a kill costs at most.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes that compute, here or as SLURM jobs; by default this one alone.")
+]
+Scheduler = Annotated[str | None, typer.Option(help="A running Dask scheduler whose workers compute, tcp://host:port.")]
+Slurm = Annotated[Path | None, typer.Option(help="Ask SLURM for the workers, as this YAML file says.")]
+Retries = Annotated[int, typer.Option(min=0, help="How often a block is tried again after an error that may pass.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Measure two blocks, say what it would take, keep nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 
 
@@ -161,8 +173,18 @@ def predict(
     views: Annotated[int | None, typer.Option(help="Views averaged: 1, 4, 8 or, in 3D, 16.")] = None,
     full_halo: Annotated[bool, typer.Option("--full-halo", help="Read the whole receptive field.")] = False,
     block: Annotated[str | None, typer.Option(help="Voxels written per block, z,y,x.")] = None,
+    shard: Annotated[str | None, typer.Option(help="Voxels stored in one file, z,y,x; for very large outputs.")] = None,
     resample: Annotated[bool, typer.Option("--resample", help="Accept another voxel size than the model's.")] = False,
+    skip_empty: Annotated[
+        bool, typer.Option("--skip-empty", help="Leave out blocks darker than any annotated foreground.")
+    ] = False,
     device: Device = "auto",
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    slurm: Slurm = None,
+    retries: Retries = 2,
+    dry_run: DryRun = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -174,25 +196,65 @@ def predict(
 
     if views not in (None, 1, 4, 8, 16):
         raise InputError(f"--views {views} must be 1, 4, 8 or 16")
-    with _progress(quiet) as listener:
+    how: dict[str, Any] = {
+        "axes": axes,
+        "channels": _integers(channels, "--channels"),
+        "voxel_size_um": _voxel(voxel_size_um),
+        "views": views,
+        "full_halo": full_halo,
+        "block": _extents(block, "--block"),
+        "shard": _extents(shard, "--shard"),
+        "resample": resample,
+        "device": device,
+        "workers": workers,
+    }
+    jobs = None if slurm is None else _slurm(slurm)
+    if dry_run:
+        _say_estimates(workflow.estimate_prediction(run_folder, images, output, **how), jobs, as_json=as_json)
+        return
+    with _progress(quiet or as_json) as listener:
         outputs = workflow.predict(
             run_folder,
             images,
             output,
-            axes=axes,
-            channels=_integers(channels, "--channels"),
-            voxel_size_um=_voxel(voxel_size_um),
             threshold=threshold,
-            views=views,
-            full_halo=full_halo,
-            block=_block(block),
-            resample=resample,
-            device=device,
+            skip_empty=skip_empty,
+            scheduler=scheduler,
+            slurm=jobs,
+            retries=retries,
             overwrite=overwrite,
             listener=listener,
+            **how,
         )
-    for path in outputs:
-        typer.echo(f"wrote {path}")
+    if as_json:
+        typer.echo(json.dumps({"outputs": [str(path) for path in outputs]}))
+    else:
+        for path in outputs:
+            typer.echo(f"wrote {path}")
+
+
+@app.command()
+def verify(
+    store: Annotated[Path, typer.Argument(help="OUT.ome.zarr of predict, finished or not.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Let the command that made it make damaged blocks again.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check that everything that was written is there and as it was written: exit code 0, 1 damaged, 3 unfinished.
+
+    Example: fewslice verify OUT.ome.zarr
+    """
+    from fewslice import workflow
+
+    with _progress(quiet or as_json) as listener:
+        found = workflow.verify(store, repair=repair, listener=listener)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        _say_verified(found, repair=repair)
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()
@@ -228,7 +290,7 @@ def segment(
             settings=settings_from_assignments(set_ or []),
             output=output,
             threshold=threshold,
-            block=_block(block),
+            block=_extents(block, "--block"),
             axes=axes,
             channels=_integers(channels, "--channels"),
             voxel_size_um=_voxel(voxel_size_um),
@@ -541,13 +603,57 @@ def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
         raise InputError(f"{option} {text!r} must be whole numbers separated by commas, such as 0,2") from None
 
 
-def _block(text: str | None) -> tuple[int, int, int] | None:
-    blocks = _integers(text, "--block")
-    if blocks is None:
+def _extents(text: str | None, option: str) -> tuple[int, int, int] | None:
+    values = _integers(text, option)
+    if values is None:
         return None
-    if len(blocks) != 3 or min(blocks) < 1:
-        raise InputError(f"--block {text} must be three positive numbers, z,y,x")
-    return (blocks[0], blocks[1], blocks[2])
+    if len(values) != 3 or min(values) < 1:
+        raise InputError(f"{option} {text} must be three positive numbers, z,y,x")
+    return (values[0], values[1], values[2])
+
+
+def _slurm(path: Path) -> SlurmConfig:
+    import yaml
+
+    from fewslice.blocks.cluster import SlurmConfig
+    from fewslice.experiment import checked
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML; write lines such as queue: gpu") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold settings, one a line, such as queue: gpu")
+    return checked(SlurmConfig, content, where=str(path))
+
+
+def _say_estimates(estimates: list[Estimate], slurm: SlurmConfig | None, *, as_json: bool) -> None:
+    script = None
+    if slurm is not None:
+        from fewslice.blocks.cluster import job_script
+
+        script = job_script(slurm)
+    if as_json:
+        found = {"estimates": [e.as_dict() for e in estimates], **({"job_script": script} if script else {})}
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for estimate in estimates:
+        typer.echo("\n".join(estimate.lines()))
+    if script:
+        typer.echo(script)
+
+
+def _say_verified(found: Verification, *, repair: bool) -> None:
+    for item in found.damaged:
+        typer.echo(f"{item.problem}: chunk {item.chunk} of {item.array}, block {list(item.block)} of {item.record}")
+    for index, reason in found.failed:
+        typer.echo(f"failed: block {list(index)}: {reason}")
+    typer.echo(f"{found.store}: {found.blocks} blocks, {found.chunks} chunks, {len(found.damaged)} of them damaged")
+    if found.damaged:
+        again = "run the command that made it again" if repair else "to make these blocks again, run verify --repair"
+        typer.echo(again)
+    elif not found.finished:
+        typer.echo("not finished; the command that made it goes on where it stopped")
 
 
 def _voxel(text: str | None) -> tuple[float, float, float] | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 from fewslice.errors import DiskError
 
-__all__ = ["append_line", "write_atomic", "write_json"]
+__all__ = ["append_line", "check_writable", "write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -29,7 +30,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         If the disk is full or refuses the write; an existing file is left as it was.
     """
     data = content.encode() if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")  # processes of other machines write here too
     try:
         with beside.open("wb") as stream:
             stream.write(data)
@@ -39,6 +40,22 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise disk_error(error, path) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written.
+
+    Raises
+    ------
+    DiskError
+        If the folder is read-only or its disk full.
+    """
+    probe = folder / f".{uuid.uuid4().hex[:12]}.part"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise disk_error(error, folder) from error
 
 
 def disk_error(error: OSError, path: Path) -> DiskError:

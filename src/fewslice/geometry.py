@@ -7,12 +7,13 @@ how to crop the one to the other.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fewslice.errors import InputError
 
-__all__ = ["Block", "Box", "cover"]
+__all__ = ["Block", "BlockGrid", "Box", "cover"]
 
 Shape = tuple[int, ...]
 
@@ -101,12 +102,11 @@ class Block:
     crop: Box
 
 
-def cover(
-    shape: Sequence[int], block: Sequence[int], halo: Sequence[int], align: Sequence[int] | None = None
-) -> list[Block]:
-    """Cut an array into blocks with context.
+@dataclass(frozen=True)
+class BlockGrid:
+    """All blocks of an array, made one at a time: a plan of any length takes no memory.
 
-    Parameters
+    Attributes
     ----------
     shape
         Extent of the whole, per axis, in voxels.
@@ -115,8 +115,49 @@ def cover(
     halo
         Context read on both sides, per axis, in voxels.
     align
-        If given, the start of what is read is moved outward to a multiple of these numbers, so that a network which
-        pools sees the same grid as it would on the whole.
+        The start of what is read is moved outward to a multiple of these numbers, so that a network which pools sees
+        the same grid as it would on the whole.
+    """
+
+    shape: Shape
+    block: Shape
+    halo: Shape
+    align: Shape
+
+    def __post_init__(self) -> None:
+        """Refuse arguments that differ in their number of axes, or a block or shape that is not positive."""
+        shape, block, halo, align = self.shape, self.block, self.halo, self.align
+        if not len(shape) == len(block) == len(halo) == len(align):
+            raise InputError(f"shape {shape}, block {block} and halo {halo} must have as many axes")
+        if min(shape) < 1 or min(block) < 1 or min(halo) < 0 or min(align) < 1:
+            raise InputError(f"shape {shape} and block {block} must be positive and halo {halo} not negative")
+
+    @property
+    def counts(self) -> Shape:
+        """Number of blocks along each axis."""
+        return tuple(-(-extent // size) for extent, size in zip(self.shape, self.block, strict=True))
+
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        return math.prod(self.counts)
+
+    def __iter__(self) -> Iterator[Block]:
+        """Yield the blocks in C order of the grid."""
+        return map(self.at, itertools.product(*map(range, self.counts)))
+
+    def at(self, index: Shape) -> Block:
+        """Return the block at a position in the grid."""
+        start = tuple(i * size for i, size in zip(index, self.block, strict=True))
+        write = Box(start, tuple(s + size for s, size in zip(start, self.block, strict=True))).clip(self.shape)
+        grown = write.grow(self.halo).clip(self.shape)
+        read = Box(tuple(low // a * a for low, a in zip(grown.start, self.align, strict=True)), grown.stop)
+        return Block(tuple(index), read, write, write.shift(tuple(-low for low in read.start)))
+
+
+def cover(
+    shape: Sequence[int], block: Sequence[int], halo: Sequence[int], align: Sequence[int] | None = None
+) -> list[Block]:
+    """List the blocks of an array; see :class:`BlockGrid`, by which `align` is 1 if not given.
 
     Returns
     -------
@@ -128,21 +169,4 @@ def cover(
     InputError
         If the arguments differ in their number of axes, or a block or shape is not positive.
     """
-    align = tuple(align) if align is not None else (1,) * len(shape)
-    if not len(shape) == len(block) == len(halo) == len(align):
-        raise InputError(f"shape {tuple(shape)}, block {tuple(block)} and halo {tuple(halo)} must have as many axes")
-    if min(shape) < 1 or min(block) < 1 or min(halo) < 0 or min(align) < 1:
-        raise InputError(
-            f"shape {tuple(shape)} and block {tuple(block)} must be positive and halo {tuple(halo)} not negative"
-        )
-    return list(_blocks(tuple(shape), tuple(block), tuple(halo), align))
-
-
-def _blocks(shape: Shape, block: Shape, halo: Shape, align: Shape) -> Iterator[Block]:
-    counts = [-(-extent // size) for extent, size in zip(shape, block, strict=True)]
-    for index in itertools.product(*(range(n) for n in counts)):
-        start = tuple(i * size for i, size in zip(index, block, strict=True))
-        write = Box(start, tuple(s + size for s, size in zip(start, block, strict=True))).clip(shape)
-        grown = write.grow(halo).clip(shape)
-        read = Box(tuple(low // a * a for low, a in zip(grown.start, align, strict=True)), grown.stop)
-        yield Block(index, read, write, write.shift(tuple(-low for low in read.start)))
+    return list(BlockGrid(tuple(shape), tuple(block), tuple(halo), tuple(align or (1,) * len(shape))))

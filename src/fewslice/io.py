@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,19 +26,51 @@ from fewslice.volume import ArrangedArray, Shape3, Triple, Volume, check_voxel_s
 __all__ = [
     "DEFAULT_CHUNKS",
     "OutputStore",
+    "VolumeSource",
     "convert",
     "create_labels",
     "create_output",
     "describe",
+    "is_address",
     "open_labels",
     "open_output",
     "open_volume",
+    "remove_leftovers",
     "save_labels",
     "save_volume",
     "write_pyramid",
 ]
 
 PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class VolumeSource:
+    """An image by its path and how to read it, so that another process can open the same volume.
+
+    Attributes are the arguments of :func:`open_volume`.
+    """
+
+    path: str
+    axes: str | None = None
+    channels: tuple[int | str, ...] | None = None
+    voxel_size_um: Triple | None = None
+    expected_channels: int | None = None
+
+    def open(self) -> Volume:
+        """Open it; see :func:`open_volume`."""
+        return open_volume(
+            self.path,
+            axes=self.axes,
+            channels=self.channels,
+            voxel_size_um=self.voxel_size_um,
+            expected_channels=self.expected_channels,
+        )
+
+
+def is_address(path: PathLike) -> bool:
+    """Whether a path is an address such as ``s3://bucket/image.ome.zarr`` instead of a place on a disk."""
+    return "://" in os.fspath(path)
 
 
 def open_volume(
@@ -201,8 +233,13 @@ def create_output(
     return ome_zarr.open_image(place)
 
 
+def remove_leftovers(path: PathLike) -> None:
+    """Remove the files that an interrupted run left in a store, before any process writes to it again."""
+    ome_zarr.remove_leftovers(Path(path))
+
+
 def open_output(path: PathLike, labels: str | None = None) -> OutputStore:
-    """Open a store made by :func:`create_output` (or one of its labels) to go on writing.
+    """Open a store made by :func:`create_output` (or one of its labels) to go on writing; several processes may.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ __all__ = [
     "views_of",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Triple = tuple[int, int, int]
 Views = Literal[1, 4, 8, 16]
@@ -96,6 +96,7 @@ class _Stored(_Frozen):
     patch: Triple
     halo: Triple
     provenance: dict[str, Any]
+    signal: tuple[float, ...] | None = None
     weights_sha256: str
 
 
@@ -140,6 +141,9 @@ class Model:
         (z, y, x) context that block prediction reads by default, in voxels.
     provenance
         Strategy, training data, licence, seed.
+    signal
+        Per channel, an intensity that everything annotated as foreground exceeds by far, in the image's units: what
+        is darker everywhere may be skipped. None if unknown.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class Model:
         patch: Triple = (1, 256, 256),
         halo: Triple | None = None,
         provenance: dict[str, Any] | None = None,
+        signal: tuple[float, ...] | None = None,
     ) -> None:
         self.steps = tuple(steps)
         self.networks = tuple(network.eval() for network in networks)
@@ -170,6 +175,7 @@ class Model:
         self.patch = patch
         self.halo: Triple = halo if halo is not None else self.receptive_halo
         self.provenance = provenance or {}
+        self.signal = signal
 
     @property
     def in_channels(self) -> int:
@@ -203,6 +209,12 @@ class Model:
         for step, network in zip(self.steps, self.networks, strict=True):
             total = np.lcm(total, np.asarray(_axes_of(network, step, "divisor")))
         return (int(total[0]), int(total[1]), int(total[2]))
+
+    def with_views(self, views: int | None) -> Model:
+        """Average another number of views at prediction, or keep the model's own with None; return the model."""
+        if views is not None:
+            self.steps = tuple(step.model_copy(update={"views": views}) for step in self.steps)
+        return self
 
     def to(self, device: torch.device | str) -> Model:
         """Move the networks to `device`, in the memory layout that is fastest there, and return the model."""
@@ -300,6 +312,7 @@ class Model:
             patch=self.patch,
             halo=self.halo,
             provenance=self.provenance,
+            signal=self.signal,
             weights_sha256=hashlib.sha256(data).hexdigest(),
         )
         write_json(folder / "model.json", stored.model_dump(mode="json"))
@@ -349,6 +362,7 @@ class Model:
             patch=stored.patch,
             halo=stored.halo,
             provenance=stored.provenance,
+            signal=stored.signal,
         )
 
 

@@ -65,6 +65,8 @@ def _bar() -> Iterator[Listener]:
                 elif kind == "validation":
                     note["dice"] = f"Dice {event['dice']:.3f}"
                 progress.update(tasks[name], completed=event["step"], note="  ".join(note.values()))
+            elif kind == "cost":
+                progress.console.print(_cost(event), highlight=False, markup=False)
             elif kind == "block":
                 name = event.get("pass", "predict")
                 if name not in tasks:
@@ -74,3 +76,12 @@ def _bar() -> Iterator[Listener]:
                 )
 
         yield show
+
+
+def _cost(event: dict[str, Any]) -> str:
+    seconds, memory = event["seconds"], event["memory_bytes"] / 2**30
+    expected, started = event["expected_seconds"], event["expected_memory_bytes"] / 2**30
+    return (
+        f"{event['blocks']} blocks took {seconds:.0f} s (expected {expected:.0f} s), at most {memory:.2f} GiB "
+        f"of memory ({started:.2f} GiB at the start)"
+    )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fewslice.blocks.engine import BlockFailure, run_blocks
+from fewslice.blocks.engine import BlockFailure, Opened, Retry, Work, run_blocks
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import open_record
-from fewslice.errors import InputError
-from fewslice.geometry import Block, cover
+from fewslice.errors import DiskError, InputError
+from fewslice.geometry import Block, BlockGrid, cover
 
 
 def _double(folder: Path, source: np.ndarray, target: np.ndarray, bad: tuple[int, ...] = ()):  # type: ignore[no-untyped-def]
@@ -28,9 +29,8 @@ def _double(folder: Path, source: np.ndarray, target: np.ndarray, bad: tuple[int
         target[block.write.slices] = values
 
     record = open_record(folder, "key", what="out")
-    outcome = run_blocks(
-        cover(source.shape, (3, 3), (1, 1)), record, read=lambda b: source[b.read.slices], compute=compute, write=write
-    )
+    job = Opened(Work(lambda b: source[b.read.slices], compute, write))
+    outcome = run_blocks(cover(source.shape, (3, 3), (1, 1)), record, job)
     return outcome, calls, record
 
 
@@ -67,7 +67,7 @@ def test_a_write_that_breaks_leaves_the_block_unmarked(tmp_path: Path) -> None:
             raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
-        run_blocks(blocks, record, read=lambda b: 0, compute=lambda b, v: v, write=write)
+        run_blocks(blocks, record, Opened(Work(lambda b: 0, lambda b, v: v, write)))
     assert record.is_done(blocks[0]) and not record.is_done(blocks[1])
 
 
@@ -93,3 +93,102 @@ def test_the_block_of_a_huge_volume_is_found_at_once() -> None:
     began = time.perf_counter()
     block = choose_block((8000, 40000, 40000), (8, 16, 16), (32, 256, 256), 3 * 2**22)
     assert block == (128, 256, 256) and time.perf_counter() - began < 1
+
+
+class _Flaky:
+    """Raise an error the first `times` times that a block is computed."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        self.error, self.left, self.reads, self.written = error, times, 0, []
+
+    def open(self) -> Work:
+        def read(block: Block) -> int:
+            self.reads += 1
+            return block.index[0]
+
+        def compute(block: Block, value: int) -> int:
+            if block.index == (1,) and self.left:
+                self.left -= 1
+                raise self.error
+            return value
+
+        return Work(read, compute, lambda block, value: self.written.append(value))
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "again", "failed"),
+    [
+        (OSError("stale file handle"), 2, 2, None),
+        (OSError("stale file handle"), 3, 2, "OSError: stale file handle"),
+        (RuntimeError("device lost"), 1, 0, "RuntimeError: device lost"),
+        (BlockFailure("no answer", may_pass=True), 1, 2, None),
+        (BlockFailure("NaN"), 1, 2, "NaN"),
+    ],
+)
+def test_what_may_pass_is_tried_again_and_bad_data_are_not(
+    tmp_path: Path, error: Exception, times: int, again: int, failed: str | None
+) -> None:
+    """A block is read anew for each attempt; the others are read once."""
+    job, record = _Flaky(error, times), open_record(tmp_path, "key", what="out")
+    outcome = run_blocks(cover((6,), (2,), (0,)), record, job, retry=Retry(again, 0.0))
+    assert [reason for _, reason in outcome.failed] == ([failed] if failed else [])
+    assert job.written == ([0, 2] if failed else [0, 1, 2])
+    attempts = 1 if isinstance(error, BlockFailure) and not error.may_pass else min(times + 1, again + 1)
+    assert job.reads == 2 + attempts
+    assert (tmp_path / "1.failed").exists() == bool(failed)
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), MemoryError(), DiskError("the disk is full")])
+def test_bugs_and_full_disks_end_the_run(tmp_path: Path, error: Exception) -> None:
+    """They would meet every other block as well; what was done is marked."""
+    job, record = _Flaky(error, 9), open_record(tmp_path, "key", what="out")
+    with pytest.raises(type(error)):
+        run_blocks(cover((6,), (2,), (0,)), record, job)
+    assert record.done() == {(0,)}
+
+
+def test_a_finished_record_keeps_what_the_marks_said_and_can_be_reopened(tmp_path: Path) -> None:
+    """Marks become lines in grid order, 10 after 9; taking one back makes the job go on with that block alone."""
+    blocks = cover((24,), (2,), (0,))
+    record = open_record(tmp_path, "key", what="out")
+    job = Opened(Work(lambda b: b.index[0], lambda b, v: v, lambda b, v: {"value": v}))
+    run_blocks(list(reversed(blocks)), record, job)
+    record.finish()
+    assert record.finished and sorted(p.name for p in tmp_path.iterdir()) == ["job.json", "written.jsonl"]
+    assert [(m.index, m.write, m.note) for m in record.marks()] == [
+        (b.index, b.write, {"value": b.index[0]}) for b in blocks
+    ]
+    record.unmark({(4,)})
+    assert not record.finished
+    outcome = run_blocks(blocks, record, job)
+    assert (outcome.done, outcome.skipped) == (1, 11)
+
+
+def test_a_plan_of_half_a_million_blocks_takes_no_memory() -> None:
+    """A terabyte in blocks of 2²¹ voxels; blocks are made when they are looked at."""
+    plan = BlockGrid((8192, 11585, 11585), (32, 256, 256), (8, 16, 16), (1, 1, 1))
+    tracemalloc.start()
+    first = next(iter(plan))
+    assert len(plan) == 256 * 46 * 46 and first == cover((64, 512, 512), (32, 256, 256), (8, 16, 16))[0]
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("block", "shard", "message"),
+    [
+        ((32, 256, 256), (64, 256, 256), "whole shards"),
+        (None, (48, 256, 256), "whole chunks"),
+    ],
+)
+def test_blocks_that_would_share_a_shard_are_refused(
+    block: tuple[int, ...] | None, shard: tuple[int, ...], message: str
+) -> None:
+    """Two writers of one shard destroy each other's chunks."""
+    with pytest.raises(InputError, match=message):
+        choose_chunk((128, 512, 512), block, shard)
+
+
+def test_the_chosen_block_consists_of_whole_shards() -> None:
+    assert choose_chunk((128, 512, 512), None, (64, 512, 512)) == (32, 256, 256)
+    assert choose_block((128, 512, 512), (8, 16, 16), (64, 512, 512), 1) == (64, 512, 512)

@@ -530,5 +530,18 @@ def test_help_loads_no_torch(command: str, environment: dict[str, str]) -> None:
         assert result.returncode == 0, result.stderr
         assert "LOADED []" in result.stdout
     helped = subprocess.run([command, "--help"], env=environment, capture_output=True, text=True, check=False)
-    verbs = ["demo", "doctor", "convert", "evaluate", "export", "info", "predict", "report", "run", "segment", "train"]
+    verbs = [
+        "demo",
+        "doctor",
+        "convert",
+        "evaluate",
+        "export",
+        "info",
+        "predict",
+        "report",
+        "run",
+        "segment",
+        "train",
+        "verify",
+    ]
     assert helped.returncode == 0 and all(verb in helped.stdout for verb in verbs)

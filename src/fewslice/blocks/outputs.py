@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,41 @@ from fewslice import io
 from fewslice.blocks.record import open_record
 from fewslice.errors import FewsliceError
 from fewslice.files import disk_error
+from fewslice.geometry import Shape
 
-__all__ = ["create_outputs", "remove_outputs"]
+__all__ = ["Contents", "create_outputs", "create_store", "remove_outputs"]
 
 
-def create_outputs(
-    output: Path,
-    *,
-    shape: Sequence[int],
-    names: Sequence[str],
-    voxel_size_um: Sequence[float] | None,
-    chunk: Sequence[int],
-    facts: Mapping[str, Any],
-    key: str,
-) -> None:
+@dataclass(frozen=True)
+class Contents:
+    """What an output holds: channels of uint8, and a segmentation of the same extent.
+
+    Attributes
+    ----------
+    shape, voxel_size_um
+        (z, y, x) in voxels, and in µm or None.
+    names
+        One per channel.
+    chunk, shard
+        (z, y, x) in voxels: what is read, and what is written at once; a shard of None is a chunk.
+    """
+
+    shape: Shape
+    names: tuple[str, ...]
+    voxel_size_um: tuple[float, float, float] | None
+    chunk: Shape
+    shard: Shape | None = None
+
+
+def create_outputs(output: Path, contents: Contents, facts: Mapping[str, Any], key: str) -> None:
     """Make the empty output beside its place and rename it, so that what exists can always be resumed.
 
     Parameters
     ----------
     output
         ``OUT.ome.zarr``, which must not exist.
-    shape, voxel_size_um, chunk
-        (z, y, x) in voxels, in µm or None, in voxels.
-    names
-        One per channel; all are uint8.
+    contents
+        What it holds.
     facts
         Stored as attributes.
     key
@@ -53,24 +65,7 @@ def create_outputs(
     begun = beside / output.name
     try:
         beside.mkdir(parents=True)
-        io.create_output(
-            begun,
-            shape=shape,
-            channel_names=names,
-            voxel_size_um=voxel_size_um,
-            dtype=np.uint8,
-            chunks=chunk,
-            attributes=facts,
-        )
-        io.create_labels(
-            begun,
-            "segmentation",
-            shape=shape,
-            dtype=np.uint8,
-            chunks=chunk,
-            voxel_size_um=voxel_size_um,
-            attributes={},
-        )
+        create_store(begun, contents, facts)
         open_record(begun / ".fewslice", key, what=str(output))
         begun.replace(output)
         beside.rmdir()
@@ -79,6 +74,19 @@ def create_outputs(
         if isinstance(error, OSError) and not isinstance(error, FewsliceError):
             raise disk_error(error, output) from error
         raise
+
+
+def create_store(place: Path, contents: Contents, facts: Mapping[str, Any]) -> None:
+    """Make the empty image and segmentation in `place`, which must not exist, with `facts` as attributes."""
+    options: dict[str, Any] = {
+        "shape": contents.shape,
+        "voxel_size_um": contents.voxel_size_um,
+        "dtype": np.uint8,
+        "chunks": contents.chunk,
+        "shards": contents.shard,
+    }
+    io.create_output(place, channel_names=contents.names, attributes=facts, **options)
+    io.create_labels(place, "segmentation", attributes={}, **options)
 
 
 def remove_outputs(store: Path) -> None:

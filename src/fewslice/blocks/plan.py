@@ -12,7 +12,7 @@ from fewslice.geometry import Shape
 __all__ = ["choose_block", "choose_chunk"]
 
 
-def choose_chunk(shape: Sequence[int], block: Sequence[int] | None = None) -> Shape:
+def choose_chunk(shape: Sequence[int], block: Sequence[int] | None = None, shard: Sequence[int] | None = None) -> Shape:
     """Return the storage chunk (z, y, x) for an output of `shape`: at most 32 × 256 × 256 voxels.
 
     Parameters
@@ -20,17 +20,28 @@ def choose_chunk(shape: Sequence[int], block: Sequence[int] | None = None) -> Sh
     shape
         (z, y, x) of the volume.
     block
-        What one block will write, if that was asked for; it must consist of whole chunks.
+        What one block will write, if that was asked for; it must consist of whole chunks, and of whole shards.
+    shard
+        (z, y, x) of a shard, if chunks are to be stored together in larger files; it must consist of whole chunks.
 
     Raises
     ------
     InputError
-        If a block larger than the chunk is no multiple of it.
+        If a block larger than the chunk is no multiple of it, or shards fit neither chunks nor blocks: two blocks that
+        write into one shard at the same time would destroy each other's chunks.
     """
     chunk = tuple(min(extent, limit) for extent, limit in zip(shape, (32, 256, 256), strict=True))
+    chunk = tuple(min(c, b) for c, b in zip(chunk, shard or chunk, strict=True))
+    if shard is not None and any(s % c for s, c in zip(shard, chunk, strict=True)):
+        raise InputError(f"shard {tuple(shard)} (z, y, x) does not consist of whole chunks of {chunk}; use multiples")
     if block is None:
         return chunk
-    chunk = tuple(min(c, b) for c, b in zip(chunk, block, strict=True))
+    if shard is not None and any(b % d and b < s for b, d, s in zip(block, shard, shape, strict=True)):
+        raise InputError(
+            f"block {tuple(block)} (z, y, x) does not consist of whole shards of {tuple(shard)}; use multiples, or "
+            "leave --block out"
+        )
+    chunk = chunk if shard is not None else tuple(min(c, b) for c, b in zip(chunk, block, strict=True))
     if any(b % c and b < s for b, c, s in zip(block, chunk, shape, strict=True)):
         raise InputError(f"block {tuple(block)} (z, y, x) does not consist of whole chunks of {chunk}; use multiples")
     return chunk
@@ -46,7 +57,7 @@ def choose_block(shape: Sequence[int], halo: Sequence[int], chunk: Sequence[int]
     halo
         Context on either side, in voxels.
     chunk
-        Storage chunk of the output.
+        Storage chunk of the output, or its shard.
     read_voxels
         The most that one block may read, context included; a single chunk is always allowed.
     """

@@ -27,7 +27,7 @@ from fewslice.annotation import (
     parse_planes,
 )
 from fewslice.errors import InputError
-from fewslice.io import open_labels, open_volume
+from fewslice.io import is_address, open_labels, open_volume
 from fewslice.volume import Volume
 
 __all__ = ["NO_LABELS", "Sample", "expand", "open_samples", "pair", "stem"]
@@ -269,7 +269,7 @@ def expand(specs: Sequence[str]) -> list[str]:
     paths: list[str] = []
     for spec in specs:
         file, dataset = _split_dataset(spec)
-        if Path(file).exists():
+        if is_address(spec) or Path(file).exists():
             paths.append(spec)
         elif glob.has_magic(file):
             found = sorted(glob.glob(file, recursive=True), key=_natural)  # noqa: PTH207 - patterns may be absolute

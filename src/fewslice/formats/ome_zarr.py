@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +35,21 @@ __all__ = [
     "DEFAULT_CHUNKS",
     "DESCRIPTION",
     "OutputStore",
+    "Reduction",
+    "begin_pyramid",
     "check_overwrite",
+    "checksums",
     "claims",
     "create_image",
     "create_labels",
+    "create_level",
+    "describe_pyramid",
     "location",
     "open_image",
     "open_label_store",
+    "open_reduction",
     "read",
+    "remove_leftovers",
     "write",
     "write_pyramid",
 ]
@@ -318,8 +326,13 @@ class OutputStore:
         ome, others, version = _split(self.path)
         ngff.write_group(self.path, version, ome, {**others, "fewslice": dict(values)})
 
-    def write(self, box: Box, values: npt.NDArray[Any]) -> None:
-        """Write one block.
+    @property
+    def name(self) -> str:
+        """Name of the array in its group: the level of the pyramid."""
+        return str(self.array.path or self.array.basename or "0").rpartition("/")[2]
+
+    def write(self, box: Box, values: npt.NDArray[Any]) -> list[int]:
+        """Write one block and return a checksum for each of its units; see :func:`checksums`.
 
         Parameters
         ----------
@@ -352,11 +365,34 @@ class OutputStore:
             self.array[(*lead, *box.slices)] = values
         except OSError as error:
             raise disk_error(error, self.path) from error
+        return checksums(values, self.unit)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """Read a region back: c, z, y, x for an image, z, y, x for labels."""
         lead = (slice(None),) * (len(self.axes) - 3)
         return np.asarray(self.array[(*lead, *box.slices)])
+
+
+def checksums(values: npt.NDArray[Any], unit: Sequence[int]) -> list[int]:
+    """Return the CRC-32 of every chunk of a block, before compression.
+
+    They tell a chunk that was lost from one that holds only 0 and is therefore not stored.
+
+    Parameters
+    ----------
+    values
+        (c, z, y, x) or (z, y, x), beginning on a multiple of `unit`.
+    unit
+        (z, y, x) of a chunk or shard.
+
+    Returns
+    -------
+    list of int
+        One per channel and chunk, in C order.
+    """
+    channels = values.reshape((-1, *values.shape[-3:])).astype(values.dtype.newbyteorder("<"), copy=False)
+    cells = cover(values.shape[-3:], unit, (0, 0, 0))
+    return [zlib.crc32(np.ascontiguousarray(one[cell.write.slices]).data) for one in channels for cell in cells]
 
 
 def _aligned(box: Box, shape: Sequence[int], unit: Sequence[int]) -> bool:
@@ -440,24 +476,28 @@ def create_labels(
     return OutputStore(folder, array, "zyx")
 
 
-def open_image(folder: Path) -> OutputStore:
-    """Open an image of ours for further writing; files that an interrupted write left behind are removed."""
-    return _reopen(folder, "czyx")
+def open_image(folder: Path, level: int = 0) -> OutputStore:
+    """Open an image of ours for further writing, or a level of its pyramid."""
+    return _reopen(folder, "czyx", level)
 
 
-def open_label_store(folder: Path) -> OutputStore:
-    """Open a label image of ours for further writing; files that an interrupted write left behind are removed."""
-    return _reopen(folder, "zyx")
+def open_label_store(folder: Path, level: int = 0) -> OutputStore:
+    """Open a label image of ours for further writing, or a level of its pyramid."""
+    return _reopen(folder, "zyx", level)
 
 
-def _reopen(folder: Path, axes: str) -> OutputStore:
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files that interrupted writes left in a store. Nobody else may be writing to it."""
+    for left in (*folder.rglob("*.partial"), *folder.rglob(".*.part")):
+        left.unlink(missing_ok=True)
+
+
+def _reopen(folder: Path, axes: str, level: int) -> OutputStore:
     import zarr
 
-    if not ngff.is_zarr(folder / "0"):
+    if not ngff.is_zarr(folder / str(level)):
         raise InputError(f"{folder} is not a store that can be written on; choose another output")
-    for left in (*(folder / "0").rglob("*.partial"), *folder.glob(".*.part")):
-        left.unlink(missing_ok=True)
-    array = zarr.open_array(folder / "0", mode="r+")
+    array = zarr.open_array(folder / str(level), mode="r+")
     if array.ndim != len(axes):
         raise InputError(f"{folder} has {array.ndim} axes where {axes} are expected; choose another output")
     return OutputStore(folder, array, axes)
@@ -537,51 +577,143 @@ def write_pyramid(folder: Path) -> None:
     DiskError
         If the disk refuses the write.
     """
-    import zarr
+    for level in range(1, begin_pyramid(folder) + 1):
+        create_level(folder, level)
+        reduction = open_reduction(folder, level)
+        for block in cover(reduction.target.shape, reduction.block, (0, 0, 0)):
+            reduction.target.write(block.write, reduction.reduce(reduction.read(block.write)))
+    describe_pyramid(folder)
 
+
+@dataclass(frozen=True)
+class Reduction:
+    """How one level of a pyramid is made of the level below it.
+
+    Attributes
+    ----------
+    source, target
+        The level below, and the level.
+    step
+        Voxels of the source per voxel of the target, along z, y, x.
+    labels
+        Whether the commonest value counts instead of the mean.
+    """
+
+    source: OutputStore
+    target: OutputStore
+    step: tuple[int, int, int]
+    labels: bool
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """What is made at once: up to 64 whole chunks, within a fixed amount of memory; or a shard."""
+        unit, itemsize = self.target.unit, self.target.array.dtype.itemsize
+        many = max(1, min(4, int((32e6 / (8 * np.prod(unit) * itemsize)) ** (1 / 3))))
+        return (unit[0] * many, unit[1] * many, unit[2] * many)
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """Read what a box of the target stands for."""
+        start = tuple(a * s for a, s in zip(box.start, self.step, strict=True))
+        stop = tuple(b * s for b, s in zip(box.stop, self.step, strict=True))
+        return self.source.read(Box(start, stop).clip(self.source.shape))
+
+    def reduce(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Reduce (c, z, y, x) or (z, y, x)."""
+        halve = halve_mode if self.labels else halve_mean
+        made = np.stack([halve(one, self.step) for one in values.reshape((-1, *values.shape[-3:]))])
+        return made.reshape(values.shape[:-3] + made.shape[1:])
+
+
+def open_reduction(folder: Path, level: int) -> Reduction:
+    """Open a level that was created, to be filled."""
+    labels = read(str(folder)).is_labels
+    return Reduction(_open_level(folder, level - 1), _open_level(folder, level), _step(folder, level), labels)
+
+
+def begin_pyramid(folder: Path) -> int:
+    """Describe the first level alone, while those above are made; return how many there will be.
+
+    Raises
+    ------
+    DiskError
+        If the disk refuses the write.
+    """
     ome, others, version = _split(folder)
-    stored = read(str(folder))
-    labels = stored.is_labels
-    axes = "".join(a for a in stored.axes)
-    source = zarr.open_array(folder / "0", mode="r")
-    size = tuple(stored.voxel_size_um.get(a, 0.0) for a in "zyx")
-    voxel = size if all(size) else None
-    origin = tuple(stored.origin_um.get(a, 0.0) for a in "zyx")
-    factors = level_factors(source.shape[-3:], voxel)
+    axes, voxel, origin = _space(folder)
     name = ome["multiscales"][0].get("name", folder.name)
     ome["multiscales"] = ngff.multiscales(version, name, axes, voxel, origin, [(1, 1, 1)], None)
     ngff.write_group(folder, version, ome, others)
-    for child in folder.iterdir():
-        if child.is_dir() and re.fullmatch(r"[1-9]\d*", child.name):
-            shutil.rmtree(child)
-    halve = halve_mode if labels else halve_mean
+    return len(_factors(folder)) - 1
+
+
+def create_level(folder: Path, level: int) -> None:
+    """Make a level of the pyramid, filled with 0; one that is there is replaced.
+
+    Raises
+    ------
+    DiskError
+        If the disk refuses the write.
+    """
+    source = _open_level(folder, level - 1)
+    step, array = _step(folder, level), source.array
+    shape = array.shape[:-3] + tuple(-(-n // s) for n, s in zip(source.shape, step, strict=True))
+    place = folder / str(level)
     try:
-        for level in range(1, len(factors)):
-            step = tuple(b // a for a, b in zip(factors[level - 1], factors[level], strict=True))
-            source = _write_level(source, folder / str(level), axes, step, halve, version)
+        if place.exists():
+            shutil.rmtree(place)
+        version = ngff.group_version(folder)
+        _create_array(place, source.axes, shape, array.dtype, array.chunks, array.shards, version)
     except OSError as error:
         raise error if isinstance(error, DiskError) else disk_error(error, folder) from error
-    ome["multiscales"] = ngff.multiscales(version, name, axes, voxel, origin, factors, "mode" if labels else "mean")
-    if "omero" in ome and source.dtype != np.uint8:
-        ome["omero"] = _window(ome["omero"], source)
+
+
+def describe_pyramid(folder: Path) -> None:
+    """List all levels in the metadata, once they are complete; levels beyond are removed.
+
+    Raises
+    ------
+    DiskError
+        If the disk refuses the write.
+    """
+    ome, others, version = _split(folder)
+    axes, voxel, origin = _space(folder)
+    factors = _factors(folder)
+    for child in folder.iterdir():
+        if child.is_dir() and re.fullmatch(r"[1-9]\d*", child.name) and int(child.name) >= len(factors):
+            shutil.rmtree(child)
+    name = ome["multiscales"][0].get("name", folder.name)
+    method = "mode" if read(str(folder)).is_labels else "mean"
+    ome["multiscales"] = ngff.multiscales(version, name, axes, voxel, origin, factors, method)
+    coarsest = _open_level(folder, len(factors) - 1).array
+    if "omero" in ome and coarsest.dtype != np.uint8:
+        ome["omero"] = _window(ome["omero"], coarsest)
     ngff.write_group(folder, version, ome, others)
 
 
-def _write_level(source: Any, folder: Path, axes: str, step: Sequence[int], halve: Any, version: str) -> Any:
-    lead = source.ndim - 3
-    shape = source.shape[:lead] + tuple(-(-n // s) for n, s in zip(source.shape[lead:], step, strict=True))
-    target = _create_array(folder, axes, shape, source.dtype, source.chunks, None, version)
-    unit = tuple(target.chunks[lead:])
-    # A block is whole chunks of the target: up to 64 of them, within a fixed amount of memory.
-    many = max(1, min(4, int((32e6 / (8 * np.prod(unit) * source.dtype.itemsize)) ** (1 / 3))))
-    for index in np.ndindex(*source.shape[:lead]):
-        for block in cover(shape[lead:], tuple(n * many for n in unit), (0, 0, 0)):
-            box = Box(
-                tuple(a * s for a, s in zip(block.write.start, step, strict=True)),
-                tuple(b * s for b, s in zip(block.write.stop, step, strict=True)),
-            ).clip(source.shape[lead:])
-            target[(*index, *block.write.slices)] = halve(np.asarray(source[(*index, *box.slices)]), step)
-    return target
+def _space(folder: Path) -> tuple[str, Triple | None, Triple]:
+    """Return axes, voxel size and origin of the first level."""
+    stored = read(str(folder))
+    z, y, x = (stored.voxel_size_um.get(a, 0.0) for a in "zyx")
+    origin = (stored.origin_um.get("z", 0.0), stored.origin_um.get("y", 0.0), stored.origin_um.get("x", 0.0))
+    return stored.axes, (z, y, x) if z and y and x else None, origin
+
+
+def _factors(folder: Path) -> list[tuple[int, int, int]]:
+    return level_factors(_open_level(folder, 0).shape, _space(folder)[1])
+
+
+def _step(folder: Path, level: int) -> tuple[int, int, int]:
+    """Return how many voxels of the level below one voxel of `level` stands for, along z, y, x."""
+    factors = _factors(folder)
+    z, y, x = (b // a for a, b in zip(factors[level - 1], factors[level], strict=True))
+    return z, y, x
+
+
+def _open_level(folder: Path, level: int) -> OutputStore:
+    import zarr
+
+    array = zarr.open_array(folder / str(level), mode="r+")
+    return OutputStore(folder, array, "czyx" if array.ndim == 4 else "zyx")
 
 
 def _window(omero: dict[str, Any], coarsest: Any) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from fewslice import io, registry
-from fewslice.blocks.engine import BlockFailure, Outcome, run_blocks
-from fewslice.blocks.outputs import create_outputs, remove_outputs
+from fewslice.blocks.engine import Outcome, run_blocks
+from fewslice.blocks.job import BlockFailure, Opened, Work
+from fewslice.blocks.outputs import Contents, create_outputs, remove_outputs
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import open_record
 from fewslice.errors import InputError
@@ -93,15 +94,8 @@ def mask_image(
         config, image, None if progress is None else lambda d, n: progress("survey", d, n)
     )
     if not output.exists():
-        create_outputs(
-            output,
-            shape=image.shape,
-            names=["foreground"],
-            voxel_size_um=voxel,
-            chunk=chunk,
-            facts=facts | {"mask_facts": found} | (attributes or {}),
-            key=key,
-        )
+        contents = Contents(image.shape, ("foreground",), voxel, chunk)
+        create_outputs(output, contents, facts | {"mask_facts": found} | (attributes or {}), key)
         record = open_record(marks, key, what=str(output))
     mask, segmentation = io.open_output(output), io.open_output(output, labels="segmentation")
 
@@ -125,9 +119,7 @@ def mask_image(
     outcome = run_blocks(
         blocks,
         record,
-        read=read,
-        compute=compute,
-        write=write,
+        Opened(Work(read, compute, write)),
         progress=None if progress is None else lambda done, total: progress("mask", done, total),
     )
     if not outcome.failed:

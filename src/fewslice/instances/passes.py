@@ -7,7 +7,6 @@ pass has to know how many regions any other block has, and a volume may have 2³
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewslice import io, registry
-from fewslice.blocks.engine import BlockFailure
+from fewslice.blocks.job import BlockFailure, Work
 from fewslice.errors import FewsliceError, InputError
 from fewslice.files import disk_error
 from fewslice.geometry import Block, Box, cover
@@ -25,7 +24,7 @@ from fewslice.instances.union import merge_shallow
 from fewslice.segmenters import CONTACT, Merging, Output, Place, Regions
 from fewslice.segmenters._neighbours import unique_contacts
 
-__all__ = ["REGION", "Grid", "LabelBlocks", "LinkBlocks", "RelabelBlocks", "Work", "block_file"]
+__all__ = ["REGION", "Grid", "LabelBlocks", "LinkBlocks", "RelabelBlocks", "block_file"]
 
 Shape3 = tuple[int, int, int]
 Triple = tuple[float, float, float]
@@ -34,15 +33,6 @@ REGION = np.dtype([("size", "<i8"), ("peak", "<i4")])
 """A region's voxels in its block, and its greatest height."""
 
 _NUMBER_BITS = 32
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a block engine runs: `read` a block, `compute` from what was read, `write` what was computed."""
-
-    read: Callable[[Block], Any]
-    compute: Callable[[Block, Any], Any]
-    write: Callable[[Block, Any], None]
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,13 @@ from pydantic import BaseModel
 
 from fewslice import io, registry
 from fewslice.blocks.engine import Outcome, run_blocks
+from fewslice.blocks.job import Job
 from fewslice.blocks.plan import choose_block
 from fewslice.blocks.record import Record, open_record
 from fewslice.errors import FewsliceError, InputError
 from fewslice.files import disk_error, write_json
 from fewslice.geometry import Block
-from fewslice.instances.passes import REGION, Grid, LabelBlocks, LinkBlocks, RelabelBlocks, Work, block_file
+from fewslice.instances.passes import REGION, Grid, LabelBlocks, LinkBlocks, RelabelBlocks, block_file
 from fewslice.instances.union import name_objects, unite
 from fewslice.segmenters import CONTACT, Merging, Output
 from fewslice.volume import Volume
@@ -206,13 +207,13 @@ def segment_store(
             threshold, voxel, grid,
         )  # fmt: skip
         blocks = grid.blocks(halo)
-        outcome = _run("label", blocks, work, key, label.open, progress)
+        outcome = _run("label", blocks, work, key, label, progress)
         if outcome.failed:
             return summary({}, failed=outcome.failed)
-        _run("link", blocks, work, key, LinkBlocks(work, grid).open, progress)
+        _run("link", blocks, work, key, LinkBlocks(work, grid), progress)
         said = _union(work, grid, segmenter.merging(config, voxel), segmenter.smallest(config, shape, voxel))
         _create(stored, facts | said | {"key": key}, chunk)
-        _run("relabel", blocks, work, key, RelabelBlocks(stored.path, work, grid).open, progress)
+        _run("relabel", blocks, work, key, RelabelBlocks(stored.path, work, grid), progress)
         if pyramids:
             io.write_pyramid(stored.path, group="labels/instances")
         record.finish()
@@ -324,20 +325,15 @@ def _begin(work: Path, key: str, grid: Grid, chunk: Shape3, voxel: tuple[float, 
     write_json(begun, {"key": key})
 
 
-def _run(
-    name: str, blocks: list[Block], work: Path, key: str, open_: Callable[[], Work], progress: Progress | None
-) -> Outcome:
+def _run(name: str, blocks: list[Block], work: Path, key: str, job: Job, progress: Progress | None) -> Outcome:
     """Run one pass over the blocks that are not done."""
     record = open_record(work / name, key, what=str(work))
     if record.finished:
         return Outcome(0, len(blocks), ())
-    job = open_()
     outcome = run_blocks(
         blocks,
         record,
-        read=job.read,
-        compute=job.compute,
-        write=job.write,
+        job,
         progress=None if progress is None else lambda done, total: progress(name, done, total),
     )
     if not outcome.failed:

@@ -1,7 +1,7 @@
 """The product: a volume of any size, block by block, into an OME-Zarr image with its segmentation.
 
 1. The plan: chunk, block and halo from the model and the volume.
-2. Every block: read with its halo, predict, crop, quantise, threshold, write, mark.
+2. Every block, in this process or others: see :mod:`fewslice.prediction.job`.
 3. When all are done: the pyramids, then the mark that everything is finished.
 """
 
@@ -10,28 +10,29 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fewslice import io
-from fewslice.blocks.engine import BlockFailure, Outcome, run_blocks
-from fewslice.blocks.outputs import create_outputs, remove_outputs
+from fewslice.blocks.engine import Engine, InProcess, Outcome, Retry, run_blocks
+from fewslice.blocks.job import Job, Opened
+from fewslice.blocks.outputs import Contents, create_outputs, remove_outputs
 from fewslice.blocks.plan import choose_block, choose_chunk
+from fewslice.blocks.pyramid import write_pyramids
 from fewslice.blocks.record import open_record
 from fewslice.errors import InputError
-from fewslice.geometry import Block, Shape, cover
+from fewslice.files import check_writable
+from fewslice.geometry import BlockGrid, Shape
 from fewslice.model import Model
+from fewslice.prediction.job import Elsewhere, PredictBlocks, Settings, predict_work
 from fewslice.prediction.resampling import Resampling
-from fewslice.prediction.whole import quantised, segment_probabilities
 from fewslice.volume import Volume
 
-__all__ = ["Prediction", "predict_volume"]
+__all__ = ["Cut", "Prediction", "contents", "cut_volume", "predict_volume"]
 
 _READ_VOXELS = {2: 2**25, 3: 3 * 2**22}
 
@@ -50,6 +51,8 @@ class Prediction:
         Whether nothing had to be done.
     block, halo
         (z, y, x) in voxels.
+    blocks, empty
+        Number of blocks in all, and of those found empty and not computed.
     """
 
     output: Path
@@ -57,6 +60,70 @@ class Prediction:
     already_finished: bool
     block: Shape
     halo: Shape
+    blocks: int
+    empty: int = 0
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a volume is cut.
+
+    Attributes
+    ----------
+    grid
+        The blocks, in voxels of the image.
+    chunk
+        Storage chunk of the output, (z, y, x).
+    shard
+        Storage shard, or None.
+    halo
+        Context in voxels of the model.
+    """
+
+    grid: BlockGrid
+    chunk: Shape
+    shard: Shape | None
+    halo: Shape
+
+
+def cut_volume(
+    model: Model,
+    shape: Sequence[int],
+    *,
+    halo: Shape | None = None,
+    block: Shape | None = None,
+    shard: Shape | None = None,
+    factor: tuple[float, float, float] | None = None,
+    read_voxels: int | None = None,
+) -> Cut:
+    """Choose blocks for a model and a volume.
+
+    Parameters
+    ----------
+    model
+        The model.
+    shape
+        (z, y, x) of the volume.
+    halo, block, shard, factor
+        See :func:`predict_volume`.
+    read_voxels
+        The most that one block may read, context included; by default a bounded number.
+
+    Raises
+    ------
+    InputError
+        If a block or shard was asked for that does not fit.
+    """
+    chunk = choose_chunk(shape, block, shard)
+    used_halo = model.halo if halo is None else halo
+    context, align, limit = used_halo, model.divisor, read_voxels or _READ_VOXELS[model.dims]
+    if factor is not None:
+        resampling = Resampling.of(shape, factor)
+        context, align = resampling.halo(used_halo, model.divisor), (1, 1, 1)
+        limit = int(limit / max(1.0, math.prod(resampling.ratio)))
+    used_block = block or choose_block(shape, context, shard or chunk, limit)
+    grid = BlockGrid(tuple(shape), tuple(used_block), tuple(context), align)
+    return Cut(grid, chunk, shard, used_halo)
 
 
 def predict_volume(
@@ -69,11 +136,17 @@ def predict_volume(
     threshold: float | None = None,
     halo: Shape | None = None,
     block: Shape | None = None,
+    shard: Shape | None = None,
     factor: tuple[float, float, float] | None = None,
+    skip_empty: bool = False,
     attributes: dict[str, Any] | None = None,
     overwrite: bool = False,
     pyramids: bool = True,
+    engine: Engine | None = None,
+    elsewhere: Elsewhere | None = None,
+    retry: Retry | None = None,
     progress: Callable[[int, int], None] | None = None,
+    pyramid_progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
     """Predict a volume into `output`, resuming what an earlier run left.
 
@@ -95,16 +168,26 @@ def predict_volume(
         Context in voxels of the model (z, y, x); by default the model's.
     block
         What one block writes, in voxels (z, y, x); by default chosen for little waste in bounded memory.
+    shard
+        Store chunks together in shards of this many voxels (z, y, x); blocks then consist of whole shards.
     factor
         (z, y, x): voxel of the image over voxel of the model, where blocks are to be brought to the model's voxel.
+    skip_empty
+        Do not compute blocks that are darker than anything annotated in training; see :attr:`Model.signal`.
     attributes
         Further facts stored with the output.
     overwrite
         Replace an output of another model or image.
     pyramids
         Write the coarser levels as well.
-    progress
-        Called with (blocks finished, blocks in all).
+    engine
+        Where blocks are computed; in this process by default.
+    elsewhere
+        Where other processes find model and image; needed with an engine that uses some.
+    retry
+        How often a block that failed is tried again.
+    progress, pyramid_progress
+        Called with (blocks finished, blocks in all), for the blocks and for each level of the pyramids.
 
     Raises
     ------
@@ -115,15 +198,9 @@ def predict_volume(
     """
     model.check_channels(image.channels, image.source)
     threshold = model.threshold if threshold is None else threshold
-    used_halo = model.halo if halo is None else halo
-    divisor = model.divisor
-    chunk = choose_chunk(image.shape, block)
-    context, align, limit = used_halo, divisor, _READ_VOXELS[model.dims]
-    resampling = None if factor is None else Resampling.of(image.shape, factor)
-    if resampling is not None:
-        context, align = resampling.halo(used_halo, divisor), (1, 1, 1)
-        limit = int(limit / max(1.0, math.prod(resampling.ratio)))
-    used_block = block or choose_block(image.shape, context, chunk, limit)
+    cut = cut_volume(model, image.shape, halo=halo, block=block, shard=shard, factor=factor)
+    empty_below = _signal(model) if skip_empty else None
+    used_block, used_halo, grid = cut.grid.block, cut.halo, cut.grid
     facts = {
         "image": image.source,
         "image_hash": image.content_hash(),
@@ -137,52 +214,63 @@ def predict_volume(
         "voxel_size_um": image.voxel_size_um and list(image.voxel_size_um),
         "resampled_by": factor and list(factor),
     }
+    facts |= {"shard": list(shard)} if shard is not None else {}
+    facts |= {"empty_below": list(empty_below)} if empty_below is not None else {}
     bound = {name: value for name, value in facts.items() if name != "image"}  # the content counts, not its place
     key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
     record_folder = output / ".fewslice"
     if overwrite and output.is_dir():
         remove_outputs(output)
     if not output.exists():
-        create_outputs(
-            output,
-            shape=image.shape,
-            names=[o.name for o in model.outputs],
-            voxel_size_um=image.voxel_size_um,
-            chunk=chunk,
-            facts=facts | (attributes or {}),
-            key=key,
-        )
+        create_outputs(output, contents(image, model, cut), facts | (attributes or {}), key)
     elif not (record_folder / "job.json").exists():
         raise InputError(f"{output} exists and was not made by predict; choose another output or pass --overwrite")
     record = open_record(record_folder, key, what=str(output))
     if record.finished:
-        return Prediction(output, Outcome(0, 0, ()), True, used_block, used_halo)
-    probabilities = io.open_output(output)
-    segmentation = io.open_output(output, labels="segmentation")
-    model.to(device)
+        return Prediction(output, Outcome(0, 0, ()), True, used_block, used_halo, len(grid))
+    check_writable(output)
+    io.remove_leftovers(output)
+    settings = Settings(output.absolute(), threshold, used_halo, factor, empty_below)
+    job = _job(model, image, settings, device, engine, elsewhere)
+    outcome = run_blocks(grid, record, job, engine=engine, retry=retry, progress=progress)
+    if outcome.failed:
+        return Prediction(output, outcome, False, used_block, used_halo, len(grid))
+    empty = sum(bool(mark.note.get("empty")) for mark in record.marks()) if skip_empty else 0
+    if skip_empty:
+        stored = io.open_output(output)
+        stored.set_attributes(stored.attributes | {"blocks": len(grid), "blocks_empty": empty})
+    if pyramids:
+        groups = ("", "labels/segmentation")
+        write_pyramids(output, groups, key, engine=engine, retry=retry, progress=pyramid_progress)
+    record.finish()
+    return Prediction(output, outcome, False, used_block, used_halo, len(grid), empty)
 
-    def read(item: Block) -> NDArray[np.generic]:
-        try:
-            return image.read(item.read)
-        except (InputError, OSError) as error:
-            raise BlockFailure(f"cannot be read: {error}") from error
 
-    def compute(item: Block, raw: NDArray[np.generic]) -> NDArray[np.uint8]:
-        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-            raise BlockFailure(f"NaN or infinite values between {item.read.start} and {item.read.stop} (z, y, x)")
-        if resampling is not None:
-            return quantised(resampling.predict(model, raw, item, used_halo))
-        return quantised(model.probabilities(raw)[(slice(None), *item.crop.slices)])
+def _job(
+    model: Model,
+    image: Volume,
+    settings: Settings,
+    device: torch.device | str,
+    engine: Engine | None,
+    elsewhere: Elsewhere | None,
+) -> Job:
+    """Return the work itself for this process, or what other processes need to open it."""
+    if engine is None or isinstance(engine, InProcess):
+        return Opened(predict_work(model.to(device), image, settings))
+    if elsewhere is None:
+        raise InputError("other processes cannot see arrays in memory; give paths of the model and of the image")
+    return PredictBlocks(elsewhere, settings)
 
-    def write(item: Block, stored: NDArray[np.uint8]) -> None:
-        probabilities.write(item.write, stored)
-        segmentation.write(item.write, segment_probabilities(stored, threshold))
 
-    plan = cover(image.shape, used_block, context, align)
-    outcome = run_blocks(plan, record, read=read, compute=compute, write=write, progress=progress)
-    if not outcome.failed:
-        if pyramids:
-            io.write_pyramid(output)
-            io.write_pyramid(output, group="labels/segmentation")
-        record.finish()
-    return Prediction(output, outcome, False, used_block, used_halo)
+def _signal(model: Model) -> tuple[float, ...]:
+    if model.signal is None:
+        raise InputError(
+            "the model knows no intensity below which there is nothing (no foreground was annotated, or it was "
+            "trained by an earlier version); train again, or predict without --skip-empty"
+        )
+    return model.signal
+
+
+def contents(image: Volume, model: Model, cut: Cut) -> Contents:
+    """Say what the store of a prediction holds."""
+    return Contents(image.shape, tuple(o.name for o in model.outputs), image.voxel_size_um, cut.chunk, cut.shard)

@@ -26,6 +26,7 @@ from fewslice.geometry import Box
 from fewslice.model import Model, NetworkStep, Views, build_network
 from fewslice.training.fit import Fitted
 from fewslice.training.held_out import HeldOut
+from fewslice.training.signal import fit_signal
 from fewslice.training.stage import Schedule, Stage
 from fewslice.training.task import Task
 
@@ -395,6 +396,7 @@ def finished_model(
             "licence": "of the training data's owner; fewslice claims none",
             "threshold_from": "held-out annotation" if fitted.validation else "default",
         },
+        signal=fit_signal(task.samples),
     )
     model.halo = measured_halo(model, task)
     return model
