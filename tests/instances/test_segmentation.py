@@ -18,6 +18,7 @@ from skimage.morphology import h_maxima
 from skimage.segmentation import watershed
 
 from fewslice import io, registry
+from fewslice.blocks.job import Opened
 from fewslice.errors import InputError
 from fewslice.instances import open_outputs, segment_store, segmentation
 from fewslice.instances.passes import Grid, LabelBlocks
@@ -226,16 +227,16 @@ def _kill(patch: pytest.MonkeyPatch, where: str) -> None:
     if where in ("label", "link", "relabel"):
         original = segmentation._run
 
-        def dying(name: str, blocks: Any, work: Path, key: str, open_: Any, progress: Any) -> Any:
-            job, seen = open_(), []
+        def dying(name: str, blocks: Any, work: Path, key: str, job: Any, progress: Any) -> Any:
+            opened, seen = job.open(), []
 
             def read(block: Any) -> Any:
                 seen.append(block)
                 if name == where and len(seen) == 3:
                     raise Killed
-                return job.read(block)
+                return opened.read(block)
 
-            return original(name, blocks, work, key, lambda: replace(job, read=read), progress)
+            return original(name, blocks, work, key, Opened(replace(opened, read=read)), progress)
 
         patch.setattr(segmentation, "_run", dying)
         return
