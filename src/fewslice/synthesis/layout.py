@@ -1,6 +1,6 @@
 """Where cells lie: clusters, layers, contacts and overlaps, for all cells at once.
 
-1. :func:`scatter` draws positions from a density that varies in space.
+1. :func:`scatter` draws positions from a density that varies in space, as :func:`clumps` makes it vary.
 2. :func:`lay_beside` puts some cells against others, as satellites lie against neurons.
 3. :func:`push_apart` moves cells that come too close until each pair has the distance it may have. No cell is lost, so the
    density that was asked for is the density there is.
@@ -16,9 +16,42 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-__all__ = ["lay_beside", "push_apart", "scatter"]
+__all__ = ["clumps", "lay_beside", "push_apart", "scatter"]
 
 Floats = npt.NDArray[np.float64]
+
+
+WAVES = 32
+HIGHEST = 2.5
+
+
+def clumps(strength: float, size_um: float, dimensions: int, generator: np.random.Generator) -> Callable[[Floats], Floats]:
+    """Make a relative density, the exponential of a smooth random field: a sum of random waves, which is close to Gaussian.
+
+    Parameters
+    ----------
+    strength
+        Standard deviation of ln density.
+    size_um
+        Structures are about this large.
+    dimensions
+        2 or 3.
+    generator
+        Source of the random numbers.
+
+    Returns
+    -------
+    callable
+        Positions (n, d) in µm → (n,), 0 to 1.
+    """
+    frequency = generator.standard_normal((dimensions, WAVES)) / size_um
+    phase = generator.uniform(0, 2 * np.pi, WAVES)
+
+    def density(points: Floats) -> Floats:
+        field = np.sqrt(2 / WAVES) * np.cos(points @ frequency + phase).sum(axis=1)
+        return np.asarray(np.exp(strength * (field.clip(-HIGHEST, HIGHEST) - HIGHEST)), dtype=np.float64)
+
+    return density
 
 
 def scatter(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Window", "draw_outlines", "positions", "radial_depth", "windows"]
+__all__ = ["Window", "draw_outlines", "extents", "positions", "radial_depth", "windows"]
 
 Floats = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.float32]
@@ -129,8 +129,13 @@ class Window:
     size: tuple[int, int]
 
 
+def extents(table: Picture) -> Floats:
+    """How far outlines (n, 512) reach from their centres along y and x, (n, 2) in µm."""
+    return np.stack([np.abs(table * _TOWARDS[:, axis]).max(axis=1) for axis in (0, 1)], axis=1).astype(np.float64)
+
+
 def windows(
-    centres_um: Floats, table: Picture, margin_um: Floats, pixel_um: tuple[float, float], batch: int = 60_000
+    centres_um: Floats, reach_um: Floats, pixel_um: tuple[float, float], batch: int = 60_000
 ) -> Iterator[Window]:
     """Group cells by the size of their windows, rounded up, at most about `batch` pixels to a group.
 
@@ -138,18 +143,15 @@ def windows(
     ----------
     centres_um
         (n, 2) y, x in µm.
-    table
-        (n, 512) outlines.
-    margin_um
-        (n,) what a window holds beyond the outline, µm.
+    reach_um
+        (n, 2) how far each window reaches from the centre along y and x, µm.
     pixel_um
         y, x in µm.
     """
     if not len(centres_um):
         return
     pixel = np.array(pixel_um)
-    reach = np.stack([np.abs(table * _TOWARDS[:, axis]).max(axis=1) for axis in (0, 1)], axis=1)
-    half = np.ceil((reach + margin_um[:, None]) / pixel / 4).astype(np.intp) * 4
+    half = np.ceil(reach_um / pixel / 4).astype(np.intp) * 4
     start = np.rint(centres_um / pixel).astype(np.intp) - half
     for size in np.unique(half, axis=0):
         cells = np.flatnonzero((half == size).all(axis=1))

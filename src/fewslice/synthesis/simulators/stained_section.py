@@ -18,6 +18,7 @@ pixel size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,8 +28,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fewslice.synthesis.imaging import blur, smooth_noise
-from fewslice.synthesis.layout import lay_beside, push_apart, scatter
-from fewslice.synthesis.outlines import Window, draw_outlines, positions, radial_depth, windows
+from fewslice.synthesis.layout import clumps, lay_beside, push_apart, scatter
+from fewslice.synthesis.outlines import Window, draw_outlines, extents, positions, radial_depth, windows
 from fewslice.synthesis.simulation import Simulation
 from fewslice.synthesis.stacking import Drawn, Stack, annotate, cut_out, stack
 
@@ -116,7 +117,7 @@ class Layers(_Part):
 class Layout(_Part):
     """How cells lie to each other."""
 
-    clumping: Annotated[float, Field(ge=0, le=2)] = Field(0.5, description="spread of ln density over the tissue")
+    clumping: Annotated[float, Field(ge=0, le=2)] = Field(0.3, description="spread of ln density over the tissue")
     clump_um: Positive = Field(60.0, description="size of denser places, µm")
     spacing: Annotated[float, Field(ge=0.3, le=3)] = Field(
         1.0, description="least distance of two centres, of the sum of their radii; at 1 discs touch"
@@ -142,10 +143,11 @@ class Staining(_Part):
     rim: Annotated[float, Field(ge=0.2, le=2)] = Field(0.85, description="amount at the outline, of that inside")
     rim_um: NotNegative = Field(1.0, description="depth over which that changes, µm")
     granules: Annotated[float, Field(ge=0, le=1)] = Field(0.2, description="spread of Nissl substance, relative")
-    granule_um: Positive = Field(0.8, description="size of its grains, µm")
+    granule_um: Positive = Field(0.6, description="size of its grains, µm; half the variance is three times as coarse")
     nucleus: Annotated[float, Field(ge=0.2, le=2)] = Field(0.72, description="amount in nuclei of neurons, of the rest")
     nucleus_size: Share = Field(0.55, description="radius of the nucleus, of the cell's")
-    nucleolus: NotNegative = Field(0.3, description="additional amount in nucleoli")
+    nucleoli: Annotated[int, Field(ge=0, le=8)] = Field(3, description="dark dots in each nucleus of a neuron")
+    nucleolus: NotNegative = Field(0.3, description="additional amount of dye in them")
     nucleolus_um: Positive = Field(0.7, description="their radius, µm")
     see_through: Share = Field(0.6, description="share of the dye of a covered cell that is seen through the upper one")
 
@@ -316,6 +318,7 @@ class _Cells:
 
     centre: Floats
     table: Picture
+    reach: Floats
     kind: npt.NDArray[np.uint8]
     radius: Floats
     depth: Floats
@@ -388,7 +391,7 @@ def _lay_out(
     amount = np.exp(config.staining.spread * generator.standard_normal(count).clip(-2.2, 2.2))
     order = np.argsort(-depth, kind="stable")
     apex = np.where(pyramidal, angle, np.nan)
-    cells = _Cells(centre, table, kind, radius, depth, amount, apex).take(order)
+    cells = _Cells(centre, table, extents(table), kind, radius, depth, amount, apex).take(order)
     drawn = _masks(cells, canvas)
     return cells, drawn, stack(drawn, canvas.shape, layout.least_visible)
 
@@ -400,18 +403,16 @@ def _along_layers(config: Config, canvas: _Canvas, points: Floats) -> Floats:
     return np.asarray((points - middle) @ np.array([np.sin(angle), np.cos(angle)]) / 1000, dtype=np.float64)
 
 
-def _weight(config: Config, canvas: _Canvas, generator: np.random.Generator) -> Any:
-    """Relative density of cells, 0 to 1: clumps (a sum of random waves is close to Gaussian) and layers."""
-    waves, layout = 32, config.layout
-    frequency = generator.standard_normal((2, waves)) / layout.clump_um
-    phase = generator.uniform(0, 2 * np.pi, waves)
+def _weight(config: Config, canvas: _Canvas, generator: np.random.Generator) -> Callable[[Floats], Floats]:
+    """Relative density of cells, 0 to 1: clumps and layers."""
+    density = clumps(config.layout.clumping, config.layout.clump_um, 2, generator)
+    gradient = config.layout.layers.density_per_mm
+    corners = np.array([[y, x] for y in (0, 1) for x in (0, 1)]) * (canvas.high_um - canvas.low_um) + canvas.low_um
+    steepest = min(1.5, float(np.abs(gradient * _along_layers(config, canvas, corners)).max()))
 
     def weight(points: Floats) -> Floats:
-        clumps = np.sqrt(2 / waves) * np.cos(points @ frequency + phase).sum(axis=1)
-        ln = layout.clumping * (clumps.clip(-2.5, 2.5) - 2.5)
-        gradient = (layout.layers.density_per_mm * _along_layers(config, canvas, points)).clip(-1.5, 1.5)
-        steep = min(1.5, abs(layout.layers.density_per_mm) * float(np.ptp([canvas.low_um, canvas.high_um])) / 1000)
-        return np.asarray(np.exp(ln + gradient - steep), dtype=np.float64)
+        layers = (gradient * _along_layers(config, canvas, points)).clip(-1.5, 1.5)
+        return density(points) * np.exp(layers - steepest)
 
     return weight
 
@@ -419,7 +420,7 @@ def _weight(config: Config, canvas: _Canvas, generator: np.random.Generator) -> 
 def _masks(cells: _Cells, canvas: _Canvas) -> list[Drawn | None]:
     """Which pixels have their centre inside each cell."""
     drawn: list[Drawn | None] = [None] * len(cells.radius)
-    for window in windows(cells.centre, cells.table, np.zeros(len(cells.radius)), canvas.pixel_um):
+    for window in windows(cells.centre, cells.reach, canvas.pixel_um):
         y, x = positions(window, cells.centre, canvas.pixel_um)
         inside = radial_depth(y, x, cells.table[window.cells]) > 0
         for index, cell in zip(window.cells, cut_out(inside, window.start), strict=True):
@@ -453,8 +454,8 @@ def _distractors(config: Config, canvas: _Canvas, cells: _Cells, generator: np.r
     amount = amount * generator.gamma(3.0, 1 / 3, count)
     soft = np.concatenate([1.2 * width, 0.8 * size])
     inside = ((centre > canvas.low_um) & (centre < canvas.high_um)).all(axis=1)
-    fits = inside & (table.max(axis=1) + soft < canvas.low_um.min() - 4 * max(canvas.pixel_um))
-    both = _Cells(centre, table, np.zeros(count, np.uint8), radius, none, amount, none)
+    both = _Cells(centre, table, extents(table), np.zeros(count, np.uint8), radius, none, amount, none)
+    fits = inside & (both.reach.max(axis=1) + soft < canvas.low_um.min() - 5 * max(canvas.pixel_um))
     return both.take(np.flatnonzero(fits)), soft[fits]
 
 
@@ -463,7 +464,7 @@ def _absorb(config: Config, canvas: _Canvas, cells: _Cells, generator: np.random
     staining, optics = config.staining, config.optics
     dye = np.zeros(canvas.shape, dtype=np.float32)
     others, soft = _distractors(config, canvas, cells, generator)
-    for window in windows(others.centre, others.table, soft, canvas.pixel_um):
+    for window in windows(others.centre, others.reach + soft[:, None], canvas.pixel_um):
         y, x = positions(window, others.centre, canvas.pixel_um)
         amount = _edge(radial_depth(y, x, others.table[window.cells]), soft[window.cells])
         amount *= _each(others.amount[window.cells])
@@ -476,12 +477,12 @@ def _absorb(config: Config, canvas: _Canvas, cells: _Cells, generator: np.random
     base = cells.amount * np.where(is_neuron, staining.neurons, staining.glia)
     inner = np.where(is_neuron, staining.nucleus_size, 0.0) * cells.table.min(axis=1) * generator.uniform(0.85, 1.1, count)
     shift = generator.uniform(-0.18, 0.18, (count, 2)) * cells.radius[:, None]
-    speck = shift + generator.uniform(-0.5, 0.5, (count, 2)) * inner[:, None]
+    speck = shift[:, None] + generator.uniform(-0.6, 0.6, (count, staining.nucleoli, 2)) * inner[:, None, None]
     grain = _grain(config, canvas, cells, generator)
     corner = generator.random((count, 2))
     painted: list[tuple[Picture, Picture] | None] = [None] * count
     places = [(0, 0)] * count
-    for window in windows(cells.centre, cells.table, soft / 2, canvas.pixel_um):
+    for window in windows(cells.centre, cells.reach + soft[:, None] / 2, canvas.pixel_um):
         own = window.cells
         y, x = positions(window, cells.centre, canvas.pixel_um)
         depth = radial_depth(y, x, cells.table[own])
@@ -538,13 +539,13 @@ def _body(
         distance *= np.float32(staining.nucleus - 1)
         distance += 1
         amount[nuclear] *= distance
-        if staining.nucleolus > 0:
-            dot = (up - _each(speck[nuclear, 0])) ** 2 + (right - _each(speck[nuclear, 1])) ** 2
-            dot *= np.float32(-1 / staining.nucleolus_um**2)
-            dot += 1
-            np.maximum(dot, 0, out=dot)
-            dot *= np.float32(staining.nucleolus / staining.neurons)
-            amount[nuclear] += dot
+        for dot in np.moveaxis(speck[nuclear], 1, 0):
+            near = (up - _each(dot[:, 0])) ** 2 + (right - _each(dot[:, 1])) ** 2
+            near *= np.float32(-1 / staining.nucleolus_um**2)
+            near += 1
+            np.maximum(near, 0, out=near)
+            near *= np.float32(staining.nucleolus / staining.neurons)
+            amount[nuclear] += near
     return amount
 
 
@@ -552,7 +553,9 @@ def _grain(config: Config, canvas: _Canvas, cells: _Cells, generator: np.random.
     """One piece of texture from which every cell is given a part of its own."""
     widest = 2 * float(cells.table.max(initial=1.0)) + 2 * config.optics.defocus_um
     y, x = ((int(widest / size) + 12 + 256) for size in canvas.pixel_um)
-    return smooth_noise((1, y, x), (1.0, *canvas.pixel_um), (1e6, *(config.staining.granule_um,) * 2), generator)[0]
+    shape, voxel, size = (1, y, x), (1.0, *canvas.pixel_um), config.staining.granule_um
+    fine, coarse = (smooth_noise(shape, voxel, (1e6, scale, scale), generator)[0] for scale in (size, 3 * size))
+    return np.float32(np.sqrt(0.5)) * (fine + coarse)
 
 
 def _granules(config: Config, grain: Picture, corner: Floats, window: Window, soft_um: Floats) -> Picture:
