@@ -6,8 +6,9 @@ the bias of an estimator falls out as far as the simulated image is like the rea
 1. :func:`_local_contrast`: the background is the mode of each channel; contrast is the difference from it along the colours
    that vary, in grey values, minus what is uneven over the field (its 20 % quantile in tiles, joined linearly).
 2. :func:`_foreground`: threshold by Otsu on the root of the contrast, where bright and pale cells weigh alike.
-3. :func:`_peaks`: maxima of the distance transform, none inside the inscribed ball of a larger one: one for each cell, about.
-   Their height is the inscribed radius.
+3. :func:`_peaks`: maxima of the distance transform, none inside the inscribed ball of a larger one, and none below a quarter
+   of the size that makes up most of the foreground, which are mostly specks: one for each cell, about. Their height is the
+   inscribed radius.
 4. :func:`_grain`: autocorrelation of the background at 1 and 2 pixels, in which blurred texture and white noise differ.
 5. :func:`_bands`: shares of the variance by wavelength.
 """
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-__all__ = ["QUANTILES", "WAVELENGTHS_UM", "Statistics", "measure", "pooled"]
+__all__ = ["QUANTILES", "WAVELENGTHS_UM", "Statistics", "log_spread", "measure", "pooled", "typical_radius"]
 
 Contrast = Literal["dark", "bright"]
 Floats = npt.NDArray[np.float64]
@@ -33,6 +34,7 @@ Mask = npt.NDArray[np.bool_]
 Triple = tuple[float, float, float]
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+SPECK = 0.25
 WAVELENGTHS_UM = (100.0, 40.0, 20.0, 10.0, 5.0, 2.5, 1.0)
 
 
@@ -62,7 +64,7 @@ class Statistics:
     coarse
         Standard deviation of the background below that, smoothed by 4 pixels, grey values.
     inside
-        Median over the foreground of local spread relative to local contrast.
+        Median over the depths of the foreground of the spread of fine structure (finer than 2 pixels), relative to contrast.
     edge_um
         Contrast of the foreground over the steepness of its edge, µm.
     bands
@@ -129,7 +131,8 @@ def measure(image: npt.NDArray[Any], voxel_um: Triple, contrast: Contrast) -> St
     slope = np.hypot(*(np.gradient(smooth, voxel_um[axis], axis=axis) for axis in (1, 2)))
     rim = inside & ~ndimage.binary_erosion(inside, np.ones((1, 3, 3), bool), border_value=1)
     local_mean = ndimage.uniform_filter(local, (1, 5, 5))
-    local_spread = np.sqrt(np.maximum(ndimage.uniform_filter(local * local, (1, 5, 5)) - local_mean**2, 0))
+    fine = local - ndimage.gaussian_filter(local, (0, 2, 2))
+    local_spread = np.sqrt(np.maximum(ndimage.uniform_filter(fine * fine, (1, 5, 5)), 0))
     core = depth > 0.5 * (float(np.median(radii)) if len(radii) else 0.0)
     coarse = ndimage.gaussian_filter(local, (0, 4, 4))[away]
     return Statistics(
@@ -168,6 +171,17 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
         bands=mean("bands"),
         **{name: float(mean(name)) for name in scalars},
     )
+
+
+def typical_radius(radii_um: Floats) -> float:
+    """Mean radius weighted by radius²: of the peaks that make up most of the foreground, µm; 0 without peaks."""
+    return float((radii_um**3).sum() / (radii_um**2).sum()) if len(radii_um) else 0.0
+
+
+def log_spread(values: Floats, least: float = 1.0) -> float:
+    """Half the distance of the 16 % and 84 % quantiles of ln `values`; what is below `least` counts as that."""
+    low, high = np.percentile(np.log(np.maximum(values, least)), (16, 84)) if len(values) else (0.0, 0.0)
+    return float(high - low) / 2
 
 
 def _mode(values: Picture) -> float:
@@ -247,7 +261,10 @@ def _depth(inside: Mask, voxel_um: Triple) -> Picture:
 
 
 def _peaks(depth: Picture, voxel_um: Triple) -> tuple[npt.NDArray[np.intp], Floats]:
-    """Maxima of the depth, the deepest first, none inside the inscribed ball of one before: places and depths in µm."""
+    """Maxima of the depth, the deepest first, none inside the inscribed ball of one before: places and depths in µm.
+
+    Peaks below :data:`SPECK` of the typical radius are dropped.
+    """
     flat = depth.shape[0] == 1
     smooth = ndimage.gaussian_filter(depth, (0.0 if flat else 0.5, 1.0, 1.0))
     top = ndimage.maximum_filter(smooth, (1 if flat else 3, 3, 3))
@@ -264,6 +281,7 @@ def _peaks(depth: Picture, voxel_um: Triple) -> tuple[npt.NDArray[np.intp], Floa
         if free[index]:
             near = tree.query_ball_point(where[index], height[index])
             free[[other for other in near if other > index]] = False
+    free &= height >= SPECK * typical_radius(height)
     return found[free], height[free]
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,10 @@ from scipy.spatial.transform import Rotation
 
 from fewslice.synthesis.imaging import add_haze, blur, smooth_noise
 from fewslice.synthesis.layout import clumps, push_apart, scatter
+from fewslice.synthesis.moves import moved, ratio, scaled
 from fewslice.synthesis.simulation import Footprint, Simulation
 from fewslice.synthesis.stacking import Drawn, annotate, cut_out, stack
-
-if TYPE_CHECKING:
-    from fewslice.synthesis.statistics import Statistics
+from fewslice.synthesis.statistics import Statistics, log_spread
 
 __all__ = [
     "CONTRAST",
@@ -182,6 +181,62 @@ def ideal(config: Config) -> Config:
             "background": config.background.model_copy(update={"patches": 0.0}),
             "optics": config.optics.model_copy(update={"blur_um": (0.0, 0.0, 0.0), "haze": 0.0, "shading": 0.0}),
             "detector": Detector(gain=0.0, read_noise=0.0, offset=0.0),
+        }
+    )
+
+
+def adjusted(config: Config, wanted: Statistics, got: Statistics | None) -> Config:
+    """Move settings towards what was measured in real images.
+
+    Density, radius and its spread, brightness and its spread come from the peaks; level, patches and noise from the
+    background; texture from the foreground and the rim from its edge; blur from the variance at short wavelengths; clumping
+    from the regularity of the peaks.
+
+    Parameters
+    ----------
+    config
+        Settings so far.
+    wanted
+        Measured in the target images.
+    got
+        Measured in images simulated at `config`; None before there are any.
+    """
+    nuclei, background, optics, detector = config.nuclei, config.background, config.optics, config.detector
+    flat = config.shape[0] == 1
+    density = "density_per_mm2" if flat else "density_per_mm3"
+    if got is None:
+        level = max(float(wanted.colours[0, 0]), 1.0)
+        first = {
+            density: wanted.density,
+            "radius_um": float(np.median(wanted.radii_um)) * 1.1,
+            "brightness": max(float(np.median(wanted.levels)), 2.0),
+        }
+        return config.model_copy(
+            update={
+                "nuclei": moved(nuclei, **first),
+                "background": moved(background, level=level),
+                "detector": moved(detector, read_noise=wanted.noise, gain=0.05),
+            }
+        )
+    factors = {density: ratio(wanted.density, got.density), "texture": ratio(wanted.inside, got.inside, 0.5)}
+    factors["rim_um"] = ratio(wanted.edge_um, got.edge_um)
+    sharp = [float(part.bands[-3:].sum()) for part in (got, wanted)]
+    if min(len(wanted.radii_um), len(got.radii_um)) > 5:
+        factors["radius_um"] = ratio(float(np.median(wanted.radii_um)), float(np.median(got.radii_um)))
+        factors["radius_spread"] = ratio(log_spread(wanted.radii_um, 0.1), log_spread(got.radii_um, 0.1))
+        factors["brightness"] = ratio(float(np.median(wanted.levels)), float(np.median(got.levels)))
+        factors["brightness_spread"] = ratio(log_spread(wanted.levels), log_spread(got.levels))
+    noise = np.sqrt(max(detector.read_noise**2 + wanted.noise**2 - got.noise**2, 0.0))
+    return config.model_copy(
+        update={
+            "nuclei": scaled(nuclei, **factors),
+            "layout": moved(config.layout, clumping=config.layout.clumping + got.regularity - wanted.regularity),
+            "background": moved(
+                scaled(background, patches=ratio(wanted.coarse, got.coarse, 0.5)),
+                level=background.level + float(wanted.colours[0, 0] - got.colours[0, 0]),
+            ),
+            "optics": scaled(optics, blur_um=ratio(*sharp, 0.4)),
+            "detector": moved(detector, read_noise=noise),
         }
     )
 

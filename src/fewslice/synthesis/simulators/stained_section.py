@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,9 @@ from fewslice.synthesis.imaging import blur, smooth_noise
 from fewslice.synthesis.layout import clumps, lay_beside, push_apart, scatter
 from fewslice.synthesis.outlines import Window, draw_outlines, extents, positions, radial_depth, windows
 from fewslice.synthesis.simulation import Simulation
+from fewslice.synthesis.moves import moved, ratio, scaled
 from fewslice.synthesis.stacking import Drawn, Stack, annotate, cut_out, stack
-
-if TYPE_CHECKING:
-    from fewslice.synthesis.statistics import Statistics
+from fewslice.synthesis.statistics import Statistics, log_spread, typical_radius
 
 __all__ = [
     "CONTRAST",
@@ -82,23 +81,23 @@ class _Part(BaseModel):
 class Neurons(_Part):
     """Large cells: pyramidal ones with corners, round ones."""
 
-    density_per_mm2: Density = Field(2600.0, description="cells per mm² of section")
-    radius_um: Positive = Field(5.6, description="median radius of the disc of the same area, µm")
+    density_per_mm2: Density = Field(3300.0, description="cells per mm² of section")
+    radius_um: Positive = Field(5.3, description="median radius of the disc of the same area, µm")
     radius_spread: Spread = Field(0.28, description="standard deviation of ln radius")
     pyramidal: Share = Field(0.6, description="share of elongated cells with corners; the others are round")
-    elongation: Annotated[float, Field(ge=1, le=4)] = Field(1.45, description="mean long over short axis, pyramidal")
+    elongation: Annotated[float, Field(ge=1, le=4)] = Field(1.6, description="mean long over short axis, pyramidal")
     along_degrees: Annotated[float, Field(ge=-360, le=360)] = Field(
         -90.0, description="direction of apices, from x towards y, degrees"
     )
-    along_spread_degrees: NotNegative = Field(28.0, description="standard deviation of it, degrees")
-    corners: Spread = Field(0.28, description="mean height of corners where processes leave, relative to the radius")
-    bumps: Annotated[float, Field(ge=0, le=0.2)] = Field(0.07, description="roughness of the outline, relative")
+    along_spread_degrees: NotNegative = Field(22.0, description="standard deviation of it, degrees")
+    corners: Spread = Field(0.32, description="mean height of corners where processes leave, relative to the radius")
+    bumps: Annotated[float, Field(ge=0, le=0.2)] = Field(0.06, description="roughness of the outline, relative")
 
 
 class Glia(_Part):
     """Small round cells, and flat ones along vessels."""
 
-    density_per_mm2: Density = Field(1500.0, description="cells per mm² of section")
+    density_per_mm2: Density = Field(800.0, description="cells per mm² of section")
     radius_um: Positive = Field(2.2, description="median radius of the disc of the same area, µm")
     radius_spread: Spread = Field(0.2, description="standard deviation of ln radius")
     elongated: Share = Field(0.2, description="share of flat cells, two to five times as long as wide")
@@ -117,13 +116,13 @@ class Layers(_Part):
 class Layout(_Part):
     """How cells lie to each other."""
 
-    clumping: Annotated[float, Field(ge=0, le=2)] = Field(0.3, description="spread of ln density over the tissue")
+    clumping: Annotated[float, Field(ge=0, le=2)] = Field(0.2, description="spread of ln density over the tissue")
     clump_um: Positive = Field(60.0, description="size of denser places, µm")
     spacing: Annotated[float, Field(ge=0.3, le=3)] = Field(
-        1.0, description="least distance of two centres, of the sum of their radii; at 1 discs touch"
+        1.12, description="least distance of two centres, of the sum of their radii; at 1 discs touch"
     )
-    overlapping: Share = Field(0.35, description="share of cells that may come nearer and overlap others")
-    overlap: Annotated[float, Field(ge=0.1, le=1)] = Field(0.68, description="the least distance of those")
+    overlapping: Share = Field(0.3, description="share of cells that may come nearer and overlap others")
+    overlap: Annotated[float, Field(ge=0.1, le=1)] = Field(0.72, description="the least distance of those")
     least_visible: Share = Field(0.35, description="cells that show less than this share of themselves are left out")
     layers: Layers = Layers()
 
@@ -142,8 +141,8 @@ class Staining(_Part):
     faintest: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="no pixel of a cell in focus has less")
     rim: Annotated[float, Field(ge=0.2, le=2)] = Field(0.85, description="amount at the outline, of that inside")
     rim_um: NotNegative = Field(1.0, description="depth over which that changes, µm")
-    granules: Annotated[float, Field(ge=0, le=1)] = Field(0.2, description="spread of Nissl substance, relative")
-    granule_um: Positive = Field(0.6, description="size of its grains, µm; half the variance is three times as coarse")
+    granules: Annotated[float, Field(ge=0, le=0.4)] = Field(0.25, description="spread of Nissl substance, relative")
+    granule_um: Positive = Field(0.5, description="size of its grains, µm; half the variance is three times as coarse")
     nucleus: Annotated[float, Field(ge=0.2, le=2)] = Field(0.72, description="amount in nuclei of neurons, of the rest")
     nucleus_size: Share = Field(0.55, description="radius of the nucleus, of the cell's")
     nucleoli: Annotated[int, Field(ge=0, le=8)] = Field(3, description="dark dots in each nucleus of a neuron")
@@ -158,11 +157,11 @@ class Neuropil(_Part):
     texture: NotNegative = Field(0.02, description="standard deviation of fine texture after blur, amount of dye")
     patches: NotNegative = Field(0.025, description="standard deviation of coarse texture, amount of dye")
     patch_um: Positive = Field(5.0, description="size of coarse texture, µm")
-    processes: Share = Field(0.5, description="share of pyramidal neurons with a visible process")
+    processes: Share = Field(0.7, description="share of pyramidal neurons with a visible process")
     process_um: Positive = Field(22.0, description="mean length of a process, µm")
-    process_amount: NotNegative = Field(0.1, description="mean amount of dye in processes")
-    ghosts_per_mm2: Density = Field(900.0, description="pale cells far out of focus, not annotated, per mm²")
-    ghost_amount: NotNegative = Field(0.1, description="mean amount of dye in them")
+    process_amount: NotNegative = Field(0.13, description="mean amount of dye in processes")
+    ghosts_per_mm2: Density = Field(1200.0, description="pale cells far out of focus, not annotated, per mm²")
+    ghost_amount: NotNegative = Field(0.13, description="mean amount of dye in them")
 
 
 class Optics(_Part):
@@ -170,7 +169,7 @@ class Optics(_Part):
 
     blur_um: NotNegative = Field(0.37, description="standard deviation of the point spread function in focus, µm")
     focus: Share = Field(0.35, description="depth in focus, of the section's thickness, 0 at the top")
-    defocus_um: NotNegative = Field(1.6, description="width of a cell's edge at the full thickness from focus, µm")
+    defocus_um: NotNegative = Field(1.8, description="width of a cell's edge at the full thickness from focus, µm")
     shading: Annotated[float, Field(ge=0, le=0.5)] = Field(0.015, description="spread of uneven light, ln")
     shading_um: Positive = Field(150.0, description="size of patches of uneven light, µm")
 
@@ -257,6 +256,72 @@ def ideal(config: Config) -> Config:
             ),
             "optics": config.optics.model_copy(update={"blur_um": 0.0, "defocus_um": 0.0, "shading": 0.0}),
             "detector": Detector(gain=0.0, read_noise=0.0),
+        }
+    )
+
+
+def adjusted(config: Config, wanted: Statistics, got: Statistics | None) -> Config:
+    """Move settings towards what was measured in real sections.
+
+    Colours and the width of blur are taken over at once. Then, from real and simulated peaks above and below one limit:
+    density of neurons and of glia, dye, radius of neurons and its spread; from the background: fine and coarse
+    texture, noise; from the foreground: granules; from the regularity of peaks: clumping.
+
+    Parameters
+    ----------
+    config
+        Settings so far.
+    wanted
+        Measured in the target images.
+    got
+        Measured in images simulated at `config`; None before there are any.
+    """
+    staining, neuropil, optics = config.staining, config.neuropil, config.optics
+    if got is None:
+        background, half, full = (tuple(float(np.clip(v, 1, 255)) for v in row) for row in wanted.colours)
+        size = float(np.median(wanted.radii_um)) / (0.8 * config.neurons.radius_um)
+        return config.model_copy(
+            update={
+                "neurons": scaled(config.neurons, radius_um=size),
+                "glia": scaled(config.glia, radius_um=size),
+                "staining": moved(staining, background=background, half=half, full=full),
+                # The wanted width is measured in texture that other structure makes seem coarser.
+                "optics": moved(optics, blur_um=0.8 * wanted.texture_um or optics.blur_um),
+                "detector": moved(config.detector, gain=0.0, read_noise=wanted.noise),
+            }
+        )
+    # Small peaks are glia only if they are dark; the others are specks and parts of pale cells.
+    limit = 0.4 * typical_radius(wanted.radii_um)
+    (radius, level), (own_radius, own_level) = (part.select(limit, np.inf) for part in (wanted, got))
+    small = [
+        float((part.select(0.0, limit)[1] > np.median(large)).sum() / part.extent) if len(large) else 0.0
+        for part, large in ((wanted, level), (got, own_level))
+    ]
+    large = {"density_per_mm2": ratio(len(radius) / wanted.extent, len(own_radius) / got.extent)}
+    darker = 1.0
+    if min(len(radius), len(own_radius)) > 5:
+        large["radius_um"] = ratio(float(np.median(radius)), float(np.median(own_radius)))
+        large["radius_spread"] = ratio(log_spread(radius, limit), log_spread(own_radius, limit), 0.6)
+        darker = ratio(float(np.median(level)), float(np.median(own_level)))
+    neurons, glia = scaled(config.neurons, **large), scaled(config.glia, density_per_mm2=ratio(*small))
+    noise = np.sqrt(max(config.detector.read_noise**2 + wanted.noise**2 - got.noise**2, 0.0))
+    closer = config.layout.clumping + 0.8 * (got.regularity - wanted.regularity)
+    return config.model_copy(
+        update={
+            "neurons": neurons,
+            "glia": glia,
+            "layout": moved(config.layout, clumping=closer),
+            "staining": scaled(
+                staining,
+                neurons=darker,
+                glia=darker,
+                spread=ratio(log_spread(wanted.levels), log_spread(got.levels)),
+                granules=ratio(wanted.inside, got.inside, 0.5),
+            ),
+            "neuropil": scaled(
+                neuropil, texture=ratio(wanted.texture, got.texture), patches=ratio(wanted.coarse, got.coarse)
+            ),
+            "detector": moved(config.detector, read_noise=noise),
         }
     )
 
@@ -563,7 +628,7 @@ def _granules(config: Config, grain: Picture, corner: Floats, window: Window, so
     pieces = sliding_window_view(grain, window.size)
     at = (corner * np.array(pieces.shape[:2])).astype(np.intp)
     texture = pieces[at[:, 0], at[:, 1]]
-    texture *= _each(config.staining.granules / (1 + soft_um / config.staining.granule_um))
+    texture *= _each(config.staining.granules / (1 + 0.5 * soft_um / config.staining.granule_um))
     texture += 1
     return np.maximum(texture, 0, out=texture)
 
