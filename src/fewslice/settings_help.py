@@ -15,15 +15,15 @@ __all__ = ["settings_text"]
 _WIDTH = 110
 
 
-def settings_text(kind: str) -> str:
-    """Return the settings of a strategy: each with its default, and what it means.
+def settings_text(kind: str, room: str = "strategies") -> str:
+    """Return the settings of a strategy, or of a kind of another room: each with its default, and what it means.
 
     Raises
     ------
     InputError
-        For an unknown strategy.
+        For an unknown kind.
     """
-    module = registry.load("strategies", kind)
+    module = registry.load(room, kind)
     lines = [(inspect.getdoc(module) or kind).strip(), "", "Settings, changed with --set key.path=value:", ""]
     lines += _rows(module.Config(), "")
     return "\n".join(lines)

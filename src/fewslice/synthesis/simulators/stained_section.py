@@ -84,13 +84,13 @@ class Neurons(_Part):
     density_per_mm2: Density = Field(3300.0, description="cells per mm² of section")
     radius_um: Positive = Field(5.3, description="median radius of the disc of the same area, µm")
     radius_spread: Spread = Field(0.28, description="standard deviation of ln radius")
-    pyramidal: Share = Field(0.6, description="share of elongated cells with corners; the others are round")
+    pyramidal: Share = Field(0.7, description="share of elongated cells with corners; the others are round")
     elongation: Annotated[float, Field(ge=1, le=4)] = Field(1.6, description="mean long over short axis, pyramidal")
     along_degrees: Annotated[float, Field(ge=-360, le=360)] = Field(
         -90.0, description="direction of apices, from x towards y, degrees"
     )
     along_spread_degrees: NotNegative = Field(22.0, description="standard deviation of it, degrees")
-    corners: Spread = Field(0.32, description="mean height of corners where processes leave, relative to the radius")
+    corners: Spread = Field(0.42, description="mean height of corners where processes leave, relative to the radius")
     bumps: Annotated[float, Field(ge=0, le=0.2)] = Field(0.06, description="roughness of the outline, relative")
 
 
