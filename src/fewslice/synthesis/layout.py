@@ -139,7 +139,7 @@ def push_apart(centres_um: Floats, radii_um: Floats, spacing: Floats, rounds: in
     moved = centres_um.copy()
     if len(moved) < 2:
         return moved
-    reach = 2.2 * float(np.percentile(radii_um, 99))
+    reach = 2 * float(radii_um.max() * spacing.max())
     sizes = radii_um**2
     for turn in range(rounds):
         if turn % 4 == 0:

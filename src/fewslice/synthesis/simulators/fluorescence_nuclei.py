@@ -72,7 +72,7 @@ class Nuclei(_Part):
         1000.0, description="nuclei per mm² in a volume of one plane"
     )
     density_per_mm3: Annotated[float, Field(ge=0, le=10_000_000)] = Field(
-        150_000.0, description="nuclei per mm³ in a volume of several planes"
+        300_000.0, description="nuclei per mm³ in a volume of several planes"
     )
     radius_um: Positive = Field(4.4, description="median radius of the disc (ball) of the same area (volume), µm")
     radius_spread: Annotated[float, Field(ge=0, le=0.6)] = Field(0.18, description="standard deviation of ln radius")
@@ -337,8 +337,8 @@ def _lay_out(config: Config, canvas: _Canvas, generator: np.random.Generator) ->
     low, high = canvas.low_um[used], canvas.high_um[used]
     expected = (nuclei.density_per_mm2 if flat else nuclei.density_per_mm3) * float(np.prod((high - low) / 1000))
     count = int(generator.poisson(expected))
-    dimensions = len(low)
-    centre = scatter(count, low, high, clumps(layout.clumping, layout.clump_um, dimensions, generator), generator)
+    density = clumps(layout.clumping, layout.clump_um, len(low), generator)
+    centre = scatter(count, low, high, lambda points: density(points - low), generator)
     radius = nuclei.radius_um * np.exp(nuclei.radius_spread * generator.standard_normal(count).clip(-2, 2))
     brightness = nuclei.brightness * np.exp(nuclei.brightness_spread * generator.standard_normal(count).clip(-2.2, 2.2))
     condensed = generator.random(count) < nuclei.condensed

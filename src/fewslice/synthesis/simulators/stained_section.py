@@ -477,7 +477,7 @@ def _weight(config: Config, canvas: _Canvas, generator: np.random.Generator) -> 
 
     def weight(points: Floats) -> Floats:
         layers = (gradient * _along_layers(config, canvas, points)).clip(-1.5, 1.5)
-        return density(points) * np.exp(layers - steepest)
+        return density(points - canvas.low_um) * np.exp(layers - steepest)
 
     return weight
 
