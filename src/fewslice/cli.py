@@ -304,9 +304,7 @@ def simulate(
     count: Annotated[int, typer.Option(min=1, help="How many images; several go into a folder.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key.path=value; repeatable.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Settings of an earlier simulation: its simulation.yaml.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings of an earlier simulation: its simulation.yaml.")] = None,
     axes: Axes = None,
     channels: Channels = None,
     voxel_size_um: Voxel = None,

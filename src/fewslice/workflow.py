@@ -462,7 +462,9 @@ def simulate(
         config, fitted = fit(kind, images, settings=content, seed=seed)
     values = config.model_dump(mode="json")
     if np.prod(values["shape"], dtype=np.float64) > _LARGEST_SIMULATION:
-        raise InputError(f"shape {tuple(values['shape'])} is too large to simulate at once; give a smaller --shape and --count")
+        raise InputError(
+            f"shape {tuple(values['shape'])} is too large to simulate at once; give a smaller --shape and --count"
+        )
     tell({"event": "note", "note": f"voxel size z,y,x {_by_comma(values['voxel_size_um'])} µm: {origin}"})
     about = {"kind": kind, "version": module.VERSION, "seed": seed, "count": count}
     about |= {"like": [str(Path(path).absolute()) for path in sources], "voxel_size_from": origin}

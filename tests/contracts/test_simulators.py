@@ -16,7 +16,9 @@ from fewslice.synthesis.statistics import measure
 KINDS = registry.names("synthesis.simulators")
 PLANE, VOLUME = (1, 170, 190), (16, 72, 64)
 # Kinds that make both are tried with both; a volume is refused by those that make planes only.
-CASES = [(kind, shape) for kind in KINDS for shape in (PLANE, VOLUME) if not (kind == "stained_section" and shape[0] > 1)]
+CASES = [
+    (kind, shape) for kind in KINDS for shape in (PLANE, VOLUME) if not (kind == "stained_section" and shape[0] > 1)
+]
 
 
 def config_of(kind: str, shape: tuple[int, int, int], **settings: Any) -> Any:
@@ -58,7 +60,9 @@ def test_arrays(case: tuple[str, ModuleType, Any, Simulation]) -> None:
     assert simulation.image.std() > 1
 
 
-def test_instances_are_numbered_without_gaps_inside_one_class_each(case: tuple[str, ModuleType, Any, Simulation]) -> None:
+def test_instances_are_numbered_without_gaps_inside_one_class_each(
+    case: tuple[str, ModuleType, Any, Simulation],
+) -> None:
     simulation = case[3]
     assert simulation.count > 4
     assert np.array_equal(np.unique(simulation.instances), np.arange(simulation.count + 1))
@@ -104,11 +108,11 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another_image(
 
 
 def test_the_global_generator_is_left_alone() -> None:
-    np.random.seed(5)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    np.random.seed(5)
+    before = np.random.get_state()[1].copy()
     for kind in KINDS:
         simulated(kind, config_of(kind, (1, 40, 40)))
-    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(before, np.random.get_state()[1])
 
 
 def test_an_ideal_picture_thresholded_is_the_annotation(case: tuple[str, ModuleType, Any, Simulation]) -> None:

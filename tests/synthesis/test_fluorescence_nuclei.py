@@ -17,8 +17,6 @@ def simulated(seed: int = 0, **settings: Any):
     return simulate(ideal(Config(**settings)), np.random.default_rng(seed))
 
 
-
-
 def test_density_and_size_in_a_plane() -> None:
     nuclei = ALIKE | {"density_per_mm2": 1500.0, "radius_um": 4.0, "bumps": 0.0}
     total, areas = 0, []

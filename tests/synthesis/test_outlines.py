@@ -45,9 +45,7 @@ def test_a_disc_is_every_pixel_nearer_than_its_radius() -> None:
 def test_an_ellipse_has_its_axes_and_its_direction() -> None:
     for angle in (0.0, np.pi / 2, 0.6):
         (mask,) = masks(
-            outlines(
-                1, radius_um=np.array([6.0]), elongation=np.array([4.0]), angle=np.array([angle])
-            ),
+            outlines(1, radius_um=np.array([6.0]), elongation=np.array([4.0]), angle=np.array([angle])),
             np.array([[30.0, 30.0]]),
             (0.1, 0.1),
         )

@@ -38,7 +38,9 @@ def test_density_asked_is_density_got_for_each_class() -> None:
         part = simulated(seed, shape=shape, neurons=neurons, glia=glia, layout=layout)
         kinds = np.zeros(part.count + 1, int)
         kinds[part.instances] = part.semantic
-        for kind, own in zip(kinds[1:], part.footprints, strict=True):  # a cell at one border is half inside, on average
+        for kind, own in zip(
+            kinds[1:], part.footprints, strict=True
+        ):  # a cell at one border is half inside, on average
             ends = [own.start[axis] in (0, 1000 - own.mask.shape[axis]) for axis in (1, 2)]
             found[kind - 1] += 0.5 ** sum(ends)
     expected = np.array([1200, 2000]) * area * 3

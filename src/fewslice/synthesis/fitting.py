@@ -1,10 +1,12 @@
 """Fit a simulator to unlabelled images: the method of moments, by simulation.
 
 1. :func:`_targets` reads the images, at most a central part of large ones, and brings them to 8 bit.
-2. :func:`fewslice.synthesis.statistics.measure` measures them, and, in every round, what the simulator makes at the settings so far.
+2. :func:`fewslice.synthesis.statistics.measure` measures them, and, in every round, what the
+   simulator makes at the settings so far.
 3. The simulator's own ``adjusted`` moves its settings by the difference. The round that came closest is kept.
 
-No labels are used. The closeness that is reported is measured on images of other seeds than those that were fitted with.
+No labels are used. The closeness that is reported is measured on images of other seeds than
+those that were fitted with.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def fit(
     given = dict(settings or {})
     if not images:
         raise InputError("no image was given to fit to; expected at least one")
-    start = module.Config.model_validate(_with_voxel(module, given, images))
+    start: Any = module.Config.model_validate(_with_voxel(module, given, images))
     _check_channels(module, start, images)
     target = _targets(images, start.voxel_size_um)
     wanted = pooled([measure(picture, target.voxel_um, module.CONTRAST) for picture in target.pictures])
@@ -93,7 +95,9 @@ def fit(
             f"nothing to fit {kind} to; check the images and the kind"
         )
     shape = (start if "shape" in given else start.model_copy(update={"shape": images[0].shape})).shape
-    config = start.model_copy(update={"shape": tuple(min(n, m) for n, m in zip(images[0].shape, LARGEST, strict=True))})
+    config: Any = start.model_copy(
+        update={"shape": tuple(min(n, m) for n, m in zip(images[0].shape, LARGEST, strict=True))}
+    )
     config = laid_over(module.adjusted(config, wanted, None), given | {"shape": config.shape})
     best, closest, used = config, np.inf, 0
     for turn in range(rounds):
@@ -141,7 +145,11 @@ def _with_voxel(module: ModuleType, settings: dict[str, Any], images: Sequence[V
         without = next(image.source for image in images if image.voxel_size_um is None)
         raise InputError(f"{without} has no voxel size but other images do; give --voxel-size-um z,y,x for all")
     for size in sizes:
-        if size is not None and first is not None and any(abs(a / b - 1) > 0.1 for a, b in zip(size, first, strict=True)):
+        if (
+            size is not None
+            and first is not None
+            and any(abs(a / b - 1) > 0.1 for a, b in zip(size, first, strict=True))
+        ):
             raise InputError(f"the images have voxels of {first} and of {size} µm; fit to images of one voxel size")
     return settings if images[0].voxel_size_um is None else settings | {"voxel_size_um": images[0].voxel_size_um}
 
@@ -159,8 +167,8 @@ def _check_channels(module: ModuleType, config: BaseModel, images: Sequence[Volu
         shape = image.shape
         if shape[0] > 1 and not _has_planes(module):
             raise InputError(
-                f"{image.source or 'the image'} has {shape[0]} planes, but {module.__name__.rpartition('.')[2]} simulates "
-                "single planes; give images of one plane"
+                f"{image.source or 'the image'} has {shape[0]} planes, but {module.__name__.rpartition('.')[2]} "
+                "simulates single planes; give images of one plane"
             )
 
 
@@ -204,9 +212,9 @@ def _targets(images: Sequence[Volume], voxel_um: tuple[float, float, float]) -> 
     return _Target(scaled, voxel_um, scale)
 
 
-def _simulated(module: ModuleType, config: BaseModel, voxel_um: tuple[float, float, float], seed: list[int]) -> Statistics:
+def _simulated(module: ModuleType, config: Any, voxel_um: tuple[float, float, float], seed: list[int]) -> Statistics:
     """Measure images that a simulator makes."""
-    count = int(np.clip(np.ceil(ENOUGH / float(np.prod(config.shape))), 2, 12))  # type: ignore[attr-defined]
+    count = int(np.clip(np.ceil(ENOUGH / float(np.prod(config.shape))), 2, 12))
     parts = []
     for index in range(count):
         simulation = module.simulate(config, np.random.default_rng([*seed, index]))

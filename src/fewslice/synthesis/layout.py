@@ -2,8 +2,8 @@
 
 1. :func:`scatter` draws positions from a density that varies in space, as :func:`clumps` makes it vary.
 2. :func:`lay_beside` puts some cells against others, as satellites lie against neurons.
-3. :func:`push_apart` moves cells that come too close until each pair has the distance it may have. No cell is lost, so the
-   density that was asked for is the density there is.
+3. :func:`push_apart` moves cells that come too close until each pair has the distance it may have. No cell is lost, so
+   the density that was asked for is the density there is.
 
 Positions are (n, d) in µm with d = 2 or 3.
 """
@@ -25,8 +25,10 @@ WAVES = 32
 HIGHEST = 2.5
 
 
-def clumps(strength: float, size_um: float, dimensions: int, generator: np.random.Generator) -> Callable[[Floats], Floats]:
-    """Make a relative density, the exponential of a smooth random field: a sum of random waves, which is close to Gaussian.
+def clumps(
+    strength: float, size_um: float, dimensions: int, generator: np.random.Generator
+) -> Callable[[Floats], Floats]:
+    """Make a relative density: the exponential of a sum of random waves, which is close to a Gaussian field.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How a fit moves settings: by ratios of what was wanted to what was got, damped, and within the range of each field."""
+"""How a fit moves settings: by damped ratios of what was wanted to what was got, within the range of each field."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ratio(wanted: float, got: float, power: float = 0.8) -> float:
 
 def moved(part: M, **values: Any) -> M:
     """Give settings other values; a number beyond the range of its field becomes the nearest that is in it."""
-    bounded = {}
+    bounded: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, tuple):
             bounded[name] = value

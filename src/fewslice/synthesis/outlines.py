@@ -1,11 +1,12 @@
 """Outlines of cells in a plane: closed star-shaped curves r(θ) in µm, tabulated, for all cells at once.
 
-1. :func:`draw_outlines` makes the curves: ellipse, rounded triangle, pointed corners, bumps, with exactly the area asked for.
+1. :func:`draw_outlines` makes the curves: ellipse, rounded triangle, pointed corners, bumps, with exactly the area
+   asked for.
 2. :func:`windows` sorts cells by the size of the window that holds them, so that each group is one array.
 3. :func:`positions` and :func:`radial_depth` evaluate a group at the centres of its pixels.
 
-The angle is tabulated as the *diamond angle*, x / (|x| + |y|) unrolled to 0 … 4: monotone in θ, and without a trigonometric
-function for every pixel.
+The angle is tabulated as the *diamond angle*, x / (|x| + |y|) unrolled to 0 … 4: monotone in θ, and without a
+trigonometric function for every pixel.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _MIDDLE = (_EDGES[1:] + _EDGES[:-1]) / 2
 
 
 def _directions(diamond: Floats) -> Floats:
-    """Unit vectors (n, 2) in (y, x) for diamond angles."""
+    """Return unit vectors (n, 2) in (y, x) for diamond angles."""
     upper = diamond <= 2
     x = np.where(upper, 1 - diamond, diamond - 3)
     y = np.where(upper, 1.0, -1.0) * (1 - np.abs(x))
-    return np.stack([y, x], axis=1) / np.hypot(y, x)[:, None]
+    return np.asarray(np.stack([y, x], axis=1) / np.hypot(y, x)[:, None], dtype=np.float64)
 
 
 _TOWARDS = _directions(_MIDDLE)
@@ -58,7 +59,8 @@ def draw_outlines(
 
     With ψ the angle to the long axis and e the elongation,
 
-        r(θ) ∝ (cos²ψ / e + e sin²ψ)^(-½) · (1 + t cos 3ψ) · (1 + Σₘ hₘ exp(12 (cos(ψ − ψₘ) − 1))) · (1 + Σₖ bₖ cos(kθ + φₖ))
+        r(θ) ∝ (cos²ψ / e + e sin²ψ)^(-½) · (1 + t cos 3ψ) · (1 + Σₘ hₘ exp(12 (cos(ψ − ψₘ) − 1))) · (1 + Σₖ bₖ cos(kθ +
+        φₖ))
 
     Parameters
     ----------
@@ -106,8 +108,10 @@ def draw_outlines(
 
 
 def _cosine(angle: Floats) -> Picture:
-    """Cosine of the angle between each direction `angle` (n,) and those of the table, (n, 512) float32."""
-    return np.asarray(np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32) @ _TOWARDS.T, dtype=np.float32)
+    """Return the cosine of the angle between each direction `angle` (n,) and those of the table, (n, 512) float32."""
+    return np.asarray(
+        np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32) @ _TOWARDS.T, dtype=np.float32
+    )
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class Simulation:
     semantic
         (z, y, x) uint8: 0 background, class k of :attr:`class_names` is k + 1. Every voxel is annotated.
     instances
-        (z, y, x) uint32: 0 no object, objects numbered 1, 2, … without gaps. Each id lies inside one class. Where objects
-        overlap, the topmost one.
+        (z, y, x) uint32: 0 no object, objects numbered 1, 2, … without gaps. Each id lies inside one class. Where
+        objects overlap, the topmost one.
     voxel_size_um
         (z, y, x) in µm.
     channel_names
@@ -53,9 +53,9 @@ class Simulation:
     class_names
         Names of the classes 1, 2, ….
     footprints
-        Where objects may overlap, the whole extent of each: entry i is object i + 1, and they lie over each other in this
-        order, the last on top, so that ``instances`` is :func:`topmost` of them. None where nothing overlaps: the extent of
-        an object is then its voxels in ``instances``. About a byte per voxel of all bounding boxes.
+        Where objects may overlap, the whole extent of each: entry i is object i + 1, and they lie over each other in
+        this order, the last on top, so that ``instances`` is :func:`topmost` of them. None where nothing overlaps: the
+        extent of an object is then its voxels in ``instances``. About a byte per voxel of all bounding boxes.
     """
 
     image: npt.NDArray[np.uint8]

@@ -76,8 +76,9 @@ def cut_out(inside: Mask, start: npt.NDArray[np.intp]) -> list[Drawn | None]:
     """
     ends = []
     for axis in (2, 1):
-        line = inside.any(axis=axis)
-        ends.append((line.argmax(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1), line.any(axis=1)))
+        line = np.asarray(inside.any(axis=axis))
+        last = line.shape[1] - line[:, ::-1].argmax(axis=1)
+        ends.append((line.argmax(axis=1), last, np.asarray(line.any(axis=1))))
     (top, bottom, any_), (left, right, _) = ends
     return [
         Drawn((int(y + t), int(x + e)), mask[t:b, e:r].copy()) if some else None
@@ -116,7 +117,7 @@ def stack(cells: Sequence[Drawn | None], canvas: tuple[int, int], least: float) 
 def annotate(
     cells: Sequence[Drawn | None], kinds: npt.NDArray[np.uint8], stacked: Stack, inside: tuple[slice, slice]
 ) -> Annotation:
-    """Number the cells that are visible inside a part of the canvas.
+    """Give numbers to the cells that are visible inside a part of the canvas.
 
     Parameters
     ----------
@@ -137,7 +138,7 @@ def annotate(
     numbers = np.zeros(len(cells) + 1, dtype=np.uint32)
     numbers[visible + 1] = np.arange(1, len(visible) + 1)
     classes = np.concatenate([[0], kinds]).astype(np.uint8)
-    found = (cells[index] for index in visible)
+    found = (cells[int(index)] for index in visible)
     footprints = tuple(_footprint(cell, inside) for cell in found if cell is not None)
     return Annotation(numbers[cut], classes[cut], footprints)
 

@@ -1,14 +1,14 @@
 """What can be measured in an image without labels, the same way in real and simulated ones.
 
-None of it is the truth: thresholds miss pale cells and peaks split large ones. A fit compares measured with measured, so that
-the bias of an estimator falls out as far as the simulated image is like the real one.
+None of it is the truth: thresholds miss pale cells and peaks split large ones. A fit compares measured with measured,
+so that the bias of an estimator falls out as far as the simulated image is like the real one.
 
-1. :func:`_local_contrast`: the background is the mode of each channel; contrast is the difference from it along the colours
-   that vary, in grey values, minus what is uneven over the field (its 20 % quantile in tiles, joined linearly).
+1. :func:`_local_contrast`: the background is the mode of each channel; contrast is the difference from it along the
+   colours that vary, in grey values, minus what is uneven over the field (its 20 % quantile in tiles, joined linearly).
 2. :func:`_foreground`: threshold by Otsu on the root of the contrast, where bright and pale cells weigh alike.
-3. :func:`_peaks`: maxima of the distance transform, none inside the inscribed ball of a larger one, and none below a quarter
-   of the size that makes up most of the foreground, which are mostly specks: one for each cell, about. Their height is the
-   inscribed radius.
+3. :func:`_peaks`: maxima of the distance transform, none inside the inscribed ball of a larger one, and none below a
+   quarter of the size that makes up most of the foreground, which are mostly specks: one for each cell, about. Their
+   height is the inscribed radius.
 4. :func:`_grain`: autocorrelation of the background at 1 and 2 pixels, in which blurred texture and white noise differ.
 5. :func:`_bands`: shares of the variance by wavelength.
 """
@@ -59,12 +59,13 @@ class Statistics:
     quantiles
         (c, 7) grey values at :data:`QUANTILES`.
     texture, texture_um, noise
-        Of the background, in grey values of contrast: standard deviation and blur (standard deviation of a Gaussian, µm)
-        of its fine texture, and standard deviation of white noise.
+        Of the background, in grey values of contrast: standard deviation and blur (standard deviation of a Gaussian,
+        µm) of its fine texture, and standard deviation of white noise.
     coarse
         Standard deviation of the background below that, smoothed by 4 pixels, grey values.
     inside
-        Median over the depths of the foreground of the spread of fine structure (finer than 2 pixels), relative to contrast.
+        Median over the depths of the foreground of the spread of fine structure (finer than 2 pixels), relative to
+        contrast.
     edge_um
         Contrast of the foreground over the steepness of its edge, µm.
     bands
@@ -202,19 +203,17 @@ def _local_contrast(picture: Picture, contrast: Contrast) -> tuple[Picture, Floa
     values = np.zeros(picture.shape[1:], dtype=np.float32)
     for channel, level, share in zip(picture, background, weight, strict=True):
         values += np.float32(sign * share) * (channel - np.float32(level))
-    return values - _uneven(values), background
+    values -= _uneven(values)
+    return values - np.float32(_mode(values + 100) - 100), background
 
 
 def _uneven(values: Picture, tile: int = 64) -> Picture:
     """20 % quantile in tiles of the plane, joined linearly; relative to its median."""
-    planes, height, width = values.shape
+    _, height, width = values.shape
     rows, columns = max(1, round(height / tile)), max(1, round(width / tile))
     edges = [np.linspace(0, size, parts + 1).astype(int) for size, parts in ((height, rows), (width, columns))]
     low = np.array(
-        [
-            [np.quantile(values[:, a:b, c:d], 0.2) for c, d in pairwise(edges[1])]
-            for a, b in pairwise(edges[0])
-        ]
+        [[np.quantile(values[:, a:b, c:d], 0.2) for c, d in pairwise(edges[1])] for a, b in pairwise(edges[0])]
     )
     low -= np.median(low)
     place = [
@@ -310,8 +309,9 @@ def _colours(picture: Picture, smooth: Picture, background: Floats) -> Floats:
 def _grain(local: Picture, away: Mask) -> tuple[float, float, float]:
     """Spread and blur in pixels of texture, and spread of white noise.
 
-    A texture blurred by a Gaussian of σ pixels has the autocorrelation ρ^(l²) with ρ = exp(−1 / 4σ²), white noise none. With
-    the variance V and autocorrelations a₁, a₂ of both together, ρ³ = a₂ / a₁ and V a₁ / ρ is the variance of the texture.
+    A texture blurred by a Gaussian of σ pixels has the autocorrelation ρ^(l²) with ρ = exp(−1 / 4σ²), white noise none.
+    With the variance V and autocorrelations a₁, a₂ of both together, ρ³ = a₂ / a₁ and V a₁ / ρ is the variance of the
+    texture.
     """
     high = local - ndimage.gaussian_filter(local, (0, 5, 5))
     if not away.any():
@@ -337,12 +337,15 @@ def _grain(local: Picture, away: Mask) -> tuple[float, float, float]:
 def _bands(local: Picture, voxel_um: Triple) -> Floats:
     height, width = local.shape[1:]
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(height, voxel_um[1]), np.fft.fftfreq(width, voxel_um[2]), indexing="ij"))
+    frequency = np.hypot(
+        *np.meshgrid(np.fft.fftfreq(height, voxel_um[1]), np.fft.fftfreq(width, voxel_um[2]), indexing="ij")
+    )
     planes = local[:: max(1, local.shape[0] // 8)]
     power = np.zeros((height, width))
     for plane in planes:
         power += np.abs(np.fft.fft2((plane - plane.mean()) * window)) ** 2
     parts = [
-        float(power[(frequency > 1 / long) & (frequency <= 1 / short)].sum()) for long, short in pairwise(WAVELENGTHS_UM)
+        float(power[(frequency > 1 / long) & (frequency <= 1 / short)].sum())
+        for long, short in pairwise(WAVELENGTHS_UM)
     ]
     return np.array(parts) / max(sum(parts), 1e-12)

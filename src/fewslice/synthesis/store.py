@@ -1,4 +1,4 @@
-"""Simulated images on disk: an OME-Zarr each, with ``labels/instances`` and ``labels/classes``, and one description beside them.
+"""Simulated images on disk: OME-Zarr with ``labels/instances`` and ``labels/classes``, and one description beside them.
 
 1. :func:`claim` says what of a request is there already, and refuses what is not its own.
 2. :func:`write_simulation` writes one image beside its place and renames it, so that what exists is complete.
@@ -63,7 +63,9 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; give the simulation.yaml of a simulation") from error
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}; give the simulation.yaml of a simulation"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a YAML file; give the simulation.yaml of a simulation") from error
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or "kind" not in content:
@@ -143,14 +145,15 @@ def write_simulation(path: Path, simulation: Simulation, attributes: Mapping[str
     DiskError
         If the disk refuses the write; nothing is left then.
     """
-    beside = path.with_name(f".part{os.getpid()}.{path.name}")
+    folder = path.with_name(f".part{os.getpid()}.{path.name}")
+    beside = folder / path.name  # the name goes into the metadata
     labels = {
         "instances": (_smallest(simulation.instances), {}),
         "classes": (simulation.semantic, dict(enumerate(simulation.class_names, 1))),
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         io.save_volume(beside, Volume.from_array(simulation.image, simulation.voxel_size_um, simulation.channel_names))
         for name, (values, names) in labels.items():
             store = io.create_labels(
@@ -160,8 +163,9 @@ def write_simulation(path: Path, simulation: Simulation, attributes: Mapping[str
             store.write(Box.of(simulation.shape), values)
             io.write_pyramid(beside, f"labels/{name}")
         beside.rename(path)
+        folder.rmdir()
     except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError) and not isinstance(error, FewsliceError):
             raise disk_error(error, path) from error
         raise

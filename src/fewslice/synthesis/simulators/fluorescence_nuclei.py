@@ -1,16 +1,16 @@
 """Fluorescent cell nuclei, bright on dark, one channel: one plane of a wide-field microscope, or a confocal volume.
 
-A volume of one plane is a projection: nuclei lie over each other, their light adds up, and footprints keep their whole extent.
-In a volume of several planes they are solid: where two are pressed together, a voxel belongs to the one it lies deeper in.
-The passes:
+A volume of one plane is a projection: nuclei lie over each other, their light adds up, and footprints keep their whole
+extent. In a volume of several planes they are solid: where two are pressed together, a voxel belongs to the one it lies
+deeper in. The passes:
 
 1. :func:`_lay_out` places nuclei in clumps, some touching or overlapping, and gives each a form.
-2. :func:`_plane` or :func:`_volume` puts light and truth on the canvas: brightness that differs between nuclei, chromatin
-   texture, spots (nucleoli if dark, chromocentres if bright), a softer rim.
+2. :func:`_plane` or :func:`_volume` puts light and truth on the canvas: brightness that differs between nuclei,
+   chromatin texture, spots (nucleoli if dark, chromocentres if bright), a softer rim.
 3. :func:`_observe` looks at it: background, haze, blur (wider along z), uneven light, shot and read noise.
 
-Layout, light and noise draw from separate streams. All lengths are in µm, and the same seed lays out the same nuclei at any
-voxel size.
+Layout, light and noise draw from separate streams. All lengths are in µm, and the same seed lays out the same nuclei at
+any voxel size.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Nuclei(_Part):
     def _visible(self) -> Nuclei:
         if self.faintest * self.rim * min(1.0, (1 + self.spot) ** self.spots) < 1.5:
             raise ValueError(
-                f"faintest (={self.faintest}) times rim (={self.rim}), within spots, is below 1.5 grey values, so that a "
-                "nucleus could vanish in rounding; raise one of them"
+                f"faintest (={self.faintest}) times rim (={self.rim}), within spots, is below 1.5 grey values, so that "
+                "a nucleus could vanish in rounding; raise one of them"
             )
         return self
 
@@ -189,8 +189,8 @@ def adjusted(config: Config, wanted: Statistics, got: Statistics | None) -> Conf
     """Move settings towards what was measured in real images.
 
     Density, radius and its spread, brightness and its spread come from the peaks; level, patches and noise from the
-    background; texture from the foreground and the rim from its edge; blur from the variance at short wavelengths; clumping
-    from the regularity of the peaks.
+    background; texture from the foreground and the rim from its edge; blur from the variance at short wavelengths;
+    clumping from the regularity of the peaks.
 
     Parameters
     ----------
@@ -220,7 +220,8 @@ def adjusted(config: Config, wanted: Statistics, got: Statistics | None) -> Conf
         )
     factors = {density: ratio(wanted.density, got.density), "texture": ratio(wanted.inside, got.inside, 0.5)}
     factors["rim_um"] = ratio(wanted.edge_um, got.edge_um)
-    sharp = [float(part.bands[-3:].sum()) for part in (got, wanted)]
+    # More variance at short wavelengths in the target means less blur.
+    wider = ratio(float(got.bands[-3:].sum()), float(wanted.bands[-3:].sum()), 0.4)
     if min(len(wanted.radii_um), len(got.radii_um)) > 5:
         factors["radius_um"] = ratio(float(np.median(wanted.radii_um)), float(np.median(got.radii_um)))
         factors["radius_spread"] = ratio(log_spread(wanted.radii_um, 0.1), log_spread(got.radii_um, 0.1))
@@ -235,7 +236,7 @@ def adjusted(config: Config, wanted: Statistics, got: Statistics | None) -> Conf
                 scaled(background, patches=ratio(wanted.coarse, got.coarse, 0.5)),
                 level=background.level + float(wanted.colours[0, 0] - got.colours[0, 0]),
             ),
-            "optics": scaled(optics, blur_um=ratio(*sharp, 0.4)),
+            "optics": scaled(optics, blur_um=wider),
             "detector": moved(detector, read_noise=noise),
         }
     )
@@ -254,8 +255,8 @@ def simulate(config: Config, generator: np.random.Generator) -> Simulation:
     Returns
     -------
     Simulation
-        One channel, class nucleus; footprints if it has one plane. About 30 bytes per voxel of memory are needed while it
-        runs.
+        One channel, class nucleus; footprints if it has one plane. About 30 bytes per voxel of memory are needed while
+        it runs.
     """
     layout_seed, light_seed, noise_seed = (int(seed) for seed in generator.integers(2**63, size=3))
     canvas = _canvas(config)
@@ -280,7 +281,7 @@ def simulate(config: Config, generator: np.random.Generator) -> Simulation:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Voxels to draw on: the volume with a border for what reaches in from outside; µm are from voxel (0, 0, 0) of it."""
+    """Voxels to draw on: the volume with a border for what reaches in from outside; µm from voxel (0, 0, 0) of it."""
 
     shape: tuple[int, int, int]
     inside: Box
@@ -293,8 +294,8 @@ class _Canvas:
 class _Nuclei:
     """Ellipsoids with bumps, from the lowest to the topmost.
 
-    With p the position relative to the centre, rows of ``shape`` being the axes divided by their lengths and n = p / |p|, inside
-    is where |shape p| < 1 + Σₖ hₖ cos(wₖ · n + φₖ).
+    With p the position relative to the centre, rows of ``shape`` being the axes divided by their lengths and n = p /
+    |p|, inside is where |shape p| < 1 + Σₖ hₖ cos(wₖ · n + φₖ).
     """
 
     centre: Floats
@@ -319,7 +320,9 @@ class _Scene:
 def _canvas(config: Config) -> _Canvas:
     """Widen the volume by two nuclei; the region of the layout depends on µm only, not on the voxel."""
     voxel = np.array(config.voxel_size_um)
-    reach = 1.6 * config.nuclei.radius_um * np.exp(2 * config.nuclei.radius_spread) * np.sqrt(config.nuclei.elongation) + 1
+    reach = (
+        1.6 * config.nuclei.radius_um * np.exp(2 * config.nuclei.radius_spread) * np.sqrt(config.nuclei.elongation) + 1
+    )
     pad = np.ceil((2.5 * reach + 4 * voxel) / voxel).astype(int)
     deep = np.array([config.shape[0] > 1, True, True])
     pad *= deep
@@ -344,7 +347,9 @@ def _lay_out(config: Config, canvas: _Canvas, generator: np.random.Generator) ->
     condensed = generator.random(count) < nuclei.condensed
     radius[condensed] *= 0.65
     brightness[condensed] *= 2.2
-    spacing = np.where(generator.random(count) < layout.overlapping, min(layout.overlap, layout.spacing), layout.spacing)
+    spacing = np.where(
+        generator.random(count) < layout.overlapping, min(layout.overlap, layout.spacing), layout.spacing
+    )
     centre = push_apart(centre, radius, spacing).clip(low, high)
     if flat:
         centre = np.concatenate([np.zeros((count, 1)), centre], axis=1)
@@ -406,7 +411,9 @@ def _groups(
     grain = _grain(config, canvas, nuclei, generator)
     corner = generator.random((count, 3))
     spots = generator.standard_normal((count, settings.spots, 3))
-    spots *= 0.6 * generator.random((count, settings.spots, 1)) / np.maximum(np.linalg.norm(spots, axis=2), 1e-9)[:, :, None]
+    spots *= (
+        0.6 * generator.random((count, settings.spots, 1)) / np.maximum(np.linalg.norm(spots, axis=2), 1e-9)[:, :, None]
+    )
     half = np.ceil(nuclei.reach / voxel / 2).astype(np.intp) * 2
     half[:, 0] *= canvas.shape[0] > 1
     start = np.rint(nuclei.centre / voxel).astype(np.intp) - half
@@ -438,7 +445,9 @@ def _groups(
             if settings.texture > 0:
                 pieces = sliding_window_view(grain, tuple(int(n) for n in shape))
                 at = (corner[own] * np.array(pieces.shape[:3])).astype(np.intp)
-                light *= np.maximum(1 + np.float32(settings.texture) * pieces[at[:, 0], at[:, 1], at[:, 2]], np.float32(0.1))
+                light *= np.maximum(
+                    1 + np.float32(settings.texture) * pieces[at[:, 0], at[:, 1], at[:, 2]], np.float32(0.1)
+                )
             light *= radius < 1
             yield _Group(own, start[own], radius, light)
 
@@ -562,7 +571,9 @@ def _observe(
     picture = picture[inner]
     if optics.shading > 0:
         scale = (1e6, optics.shading_um, optics.shading_um)
-        picture = picture * np.exp(np.float32(optics.shading) * smooth_noise((1, *picture.shape[1:]), voxel, scale, stream))
+        picture = picture * np.exp(
+            np.float32(optics.shading) * smooth_noise((1, *picture.shape[1:]), voxel, scale, stream)
+        )
     image = np.empty((1, *picture.shape), dtype=np.uint8)
     rows = max(1, 40_000 // picture.shape[2])  # bands that stay in the cache
     for z, plane in enumerate(picture):
@@ -572,7 +583,7 @@ def _observe(
 
 
 def _exposed(light: Picture, detector: Detector, generator: np.random.Generator) -> Picture:
-    """Shot noise by the square root of counts (see :func:`fewslice.synthesis.imaging.add_noise`), read noise, rounding."""
+    """Add shot noise by the root of counts, as :func:`fewslice.synthesis.imaging.add_noise` does, read noise; round."""
     seen = np.maximum(light, 0)
     if detector.gain > 0:
         seen *= np.float32(1 / detector.gain)

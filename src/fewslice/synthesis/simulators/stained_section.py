@@ -2,18 +2,19 @@
 
 The classes are neurons and glia. The passes:
 
-1. :func:`_lay_out` places cells, gives each an outline and a depth in the section, and decides what lies on top. Cells that
-   others hide are left out, of truth and picture alike.
-2. :func:`_distractors` adds what is seen and not annotated: processes that leave the bodies, and pale cells far out of focus.
-3. :func:`_absorb` lays the amount of dye of all of it onto one canvas, the lowest first: cytoplasm with granules, pale nuclei
-   with nucleoli, softer the farther a cell is from focus. A cell weakens what lies below it.
+1. :func:`_lay_out` places cells, gives each an outline and a depth in the section, and decides what lies on top. Cells
+   that others hide are left out, of truth and picture alike.
+2. :func:`_distractors` adds what is seen and not annotated: processes that leave the bodies, and pale cells far out of
+   focus.
+3. :func:`_absorb` lays the amount of dye of all of it onto one canvas, the lowest first: cytoplasm with granules, pale
+   nuclei with nucleoli, softer the farther a cell is from focus. A cell weakens what lies below it.
 4. :func:`_observe` adds neuropil and blur, turns amounts of dye into colours, and adds uneven light and noise.
 
-Light follows Lambert and Beer with a bend: in each channel, ln of it is a quadratic function of the amount of dye that runs
-through the colours of amounts 0, ½ and 1, since images from slide scanners have been through colour curves.
+Light follows Lambert and Beer with a bend: in each channel, ln of it is a quadratic function of the amount of dye that
+runs through the colours of amounts 0, ½ and 1, since images from slide scanners have been through colour curves.
 
-Layout, light and noise draw from separate streams. All lengths are in µm, and the same seed lays out the same cells at any
-pixel size.
+Layout, light and noise draw from separate streams. All lengths are in µm, and the same seed lays out the same cells at
+any pixel size.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fewslice.synthesis.imaging import blur, smooth_noise
 from fewslice.synthesis.layout import clumps, lay_beside, push_apart, scatter
+from fewslice.synthesis.moves import moved, ratio, scaled
 from fewslice.synthesis.outlines import Window, draw_outlines, extents, positions, radial_depth, windows
 from fewslice.synthesis.simulation import Simulation
-from fewslice.synthesis.moves import moved, ratio, scaled
 from fewslice.synthesis.stacking import Drawn, Stack, annotate, cut_out, stack
 from fewslice.synthesis.statistics import Statistics, log_spread, typical_radius
 
@@ -182,13 +183,18 @@ class Detector(_Part):
 
 
 class Config(_Part):
-    """All settings; lengths in µm, brightness in grey values of 8 bit. Defaults are close to Nissl-stained rat cortex."""
+    """All settings; lengths in µm, brightness in grey values of 8 bit.
+
+    Defaults are close to Nissl-stained rat cortex.
+    """
 
     shape: tuple[Extent, Extent, Extent] = Field((1, 512, 512), description="extent z, y, x, pixels; z is 1")
     voxel_size_um: tuple[Positive, Positive, Positive] = Field(
         (0.346, 0.346, 0.346), description="z, y, x, µm; z has no effect"
     )
-    stain: Literal["nissl", "silver"] = Field("nissl", description="nissl is red, green, blue; silver is one grey channel")
+    stain: Literal["nissl", "silver"] = Field(
+        "nissl", description="nissl is red, green, blue; silver is one grey channel"
+    )
     neurons: Neurons = Neurons()
     glia: Glia = Glia()
     layout: Layout = Layout()
@@ -217,8 +223,8 @@ class Config(_Part):
         for name in ("background", "half", "full"):
             if len(getattr(staining, name)) != count:
                 raise ValueError(
-                    f"staining.{name} has {len(getattr(staining, name))} grey values, but stain {self.stain} has {count} "
-                    "channels; give one per channel"
+                    f"staining.{name} has {len(getattr(staining, name))} grey values, but stain {self.stain} has "
+                    f"{count} channels; give one per channel"
                 )
         if not any(
             b - _colour(b, h, f, staining.faintest) >= 1.5 and b > h > f
@@ -339,8 +345,8 @@ def simulate(config: Config, generator: np.random.Generator) -> Simulation:
     Returns
     -------
     Simulation
-        Three channels (nissl) or one (silver); classes neuron and glia; footprints, since cells overlap. About 60 bytes per
-        pixel of memory are needed while it runs.
+        Three channels (nissl) or one (silver); classes neuron and glia; footprints, since cells overlap. About 60 bytes
+        per pixel of memory are needed while it runs.
     """
     layout_seed, light_seed, noise_seed = (int(seed) for seed in generator.integers(2**63, size=3))
     canvas = _canvas(config)
@@ -378,7 +384,8 @@ class _Canvas:
 class _Cells:
     """Cells from the lowest to the topmost; positions relative to pixel (0, 0) of the canvas, (n,) or (n, 2) in µm.
 
-    ``depth`` is 0 at the top of the section and 1 at its bottom; ``amount`` is the dye of each relative to others of its kind.
+    ``depth`` is 0 at the top of the section and 1 at its bottom; ``amount`` is the dye of each relative to others of
+    its kind.
     """
 
     centre: Floats
@@ -430,7 +437,9 @@ def _lay_out(
     radius *= np.exp((layout.layers.radius_per_mm * _along_layers(config, canvas, centre)).clip(-0.7, 0.7))
     guests = large + np.flatnonzero(generator.random(small) < glia.beside)
     centre = lay_beside(centre, radius, guests, np.flatnonzero(is_neuron), generator)
-    spacing = np.where(generator.random(count) < layout.overlapping, min(layout.overlap, layout.spacing), layout.spacing)
+    spacing = np.where(
+        generator.random(count) < layout.overlapping, min(layout.overlap, layout.spacing), layout.spacing
+    )
     centre = push_apart(centre, radius, spacing).clip(canvas.low_um, canvas.high_um)
 
     pyramidal = is_neuron & (generator.random(count) < neurons.pyramidal)
@@ -496,8 +505,10 @@ def _masks(cells: _Cells, canvas: _Canvas) -> list[Drawn | None]:
 # --- how dark they are ---
 
 
-def _distractors(config: Config, canvas: _Canvas, cells: _Cells, generator: np.random.Generator) -> tuple[_Cells, Floats]:
-    """Processes and pale cells that are background, and the softness of their edges in µm."""
+def _distractors(
+    config: Config, canvas: _Canvas, cells: _Cells, generator: np.random.Generator
+) -> tuple[_Cells, Floats]:
+    """Draw processes and pale cells that are background, and the softness of their edges in µm."""
     neuropil = config.neuropil
     parents = np.flatnonzero(np.isfinite(cells.apex))
     parents = parents[generator.random(len(parents)) < neuropil.processes]
@@ -540,7 +551,9 @@ def _absorb(config: Config, canvas: _Canvas, cells: _Cells, generator: np.random
     soft = np.abs(cells.depth - optics.focus) * optics.defocus_um
     is_neuron = cells.kind == NEURON
     base = cells.amount * np.where(is_neuron, staining.neurons, staining.glia)
-    inner = np.where(is_neuron, staining.nucleus_size, 0.0) * cells.table.min(axis=1) * generator.uniform(0.85, 1.1, count)
+    inner = (
+        np.where(is_neuron, staining.nucleus_size, 0.0) * cells.table.min(axis=1) * generator.uniform(0.85, 1.1, count)
+    )
     shift = generator.uniform(-0.18, 0.18, (count, 2)) * cells.radius[:, None]
     speck = shift[:, None] + generator.uniform(-0.6, 0.6, (count, staining.nucleoli, 2)) * inner[:, None, None]
     grain = _grain(config, canvas, cells, generator)
@@ -577,7 +590,7 @@ def _each(values: Floats) -> Picture:
 
 def _edge(depth: Picture, soft_um: Floats) -> Picture:
     """Cover of a pixel, 0 to 1, over an edge of the width `soft_um` around the outline; sharp where that is 0."""
-    edge = depth / np.maximum(_each(soft_um), np.float32(1e-6))
+    edge = np.asarray(depth / np.maximum(_each(soft_um), np.float32(1e-6)), dtype=np.float32)
     edge += np.float32(0.5) * (_each(soft_um) > 0)
     # A sharp edge is the mask itself: depth > 0.
     edge[~(soft_um > 0)] = depth[~(soft_um > 0)] > 0
@@ -620,7 +633,7 @@ def _grain(config: Config, canvas: _Canvas, cells: _Cells, generator: np.random.
     y, x = ((int(widest / size) + 12 + 256) for size in canvas.pixel_um)
     shape, voxel, size = (1, y, x), (1.0, *canvas.pixel_um), config.staining.granule_um
     fine, coarse = (smooth_noise(shape, voxel, (1e6, scale, scale), generator)[0] for scale in (size, 3 * size))
-    return np.float32(np.sqrt(0.5)) * (fine + coarse)
+    return np.asarray((fine + coarse) * np.float32(np.sqrt(0.5)), dtype=np.float32)
 
 
 def _granules(config: Config, grain: Picture, corner: Floats, window: Window, soft_um: Floats) -> Picture:
@@ -630,7 +643,7 @@ def _granules(config: Config, grain: Picture, corner: Floats, window: Window, so
     texture = pieces[at[:, 0], at[:, 1]]
     texture *= _each(config.staining.granules / (1 + 0.5 * soft_um / config.staining.granule_um))
     texture += 1
-    return np.maximum(texture, 0, out=texture)
+    return np.asarray(np.maximum(texture, 0, out=texture), dtype=np.float32)
 
 
 # --- how they are seen ---
@@ -701,7 +714,7 @@ def _light(dye: Picture, levels: tuple[float, float, float]) -> Picture:
     ln = dye * np.float32(bend)
     ln += np.float32(at_full - bend)
     ln *= dye
-    return ln
+    return np.asarray(ln, dtype=np.float32)
 
 
 def _expose(light: Picture, detector: Detector, generator: np.random.Generator) -> None:

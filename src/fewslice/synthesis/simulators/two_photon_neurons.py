@@ -256,8 +256,8 @@ def channels(config: Config) -> tuple[str, ...]:
 def adjusted(config: Config, wanted: Statistics, got: Statistics | None) -> Config:
     """Move settings towards what was measured in real volumes.
 
-    Density, radius and its spread, brightness and its spread come from the peaks; level, patches, fine texture and noise from
-    the background. Processes, vessels, blur and depth stay as they are set.
+    Density, radius and its spread, brightness and its spread come from the peaks; level, patches, fine texture and
+    noise from the background. Processes, vessels, blur and depth stay as they are set.
 
     Parameters
     ----------
