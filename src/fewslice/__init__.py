@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         report,
         run,
         segment,
+        simulate,
         train,
         verify,
     )
@@ -42,6 +43,7 @@ __all__ = [
     "report",
     "run",
     "segment",
+    "simulate",
     "train",
     "verify",
 ]

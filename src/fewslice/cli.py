@@ -27,6 +27,7 @@ __all__ = ["app", "main"]
 
 STRATEGIES = ", ".join(registry.names("strategies"))
 SEGMENTERS = ", ".join(registry.names("segmenters"))
+SIMULATORS = ", ".join(registry.names("synthesis.simulators"))
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
@@ -428,6 +429,60 @@ def convert(
 
 
 @app.command()
+def simulate(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{SIMULATORS}; with --help its settings.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="OUT.ome.zarr, or a folder.")],
+    like: Annotated[
+        list[str] | None, typer.Option(help="Unlabelled images or quoted globs to fit to; repeatable.")
+    ] = None,
+    shape: Annotated[str | None, typer.Option(help="Extent z,y,x or y,x; by default that of the first --like.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many images; several go into a folder.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key.path=value; repeatable.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings of an earlier simulation: its simulation.yaml.")] = None,
+    axes: Axes = None,
+    channels: Channels = None,
+    voxel_size_um: Voxel = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Simulate images with exact annotation, like unlabelled ones if there are some.
+
+    Example: fewslice simulate stained_section --like 'images/*.tif' -o SIM
+    """
+    from fewslice import workflow
+    from fewslice.experiment import settings_from_assignments
+
+    with _progress(quiet or as_json) as listener:
+        made = workflow.simulate(
+            kind,
+            output,
+            like=like or (),
+            shape=_shape(shape),
+            count=count,
+            seed=seed,
+            settings=settings_from_assignments(set_ or []),
+            description=config,
+            axes=axes,
+            channels=_integers(channels, "--channels"),
+            voxel_size_um=_voxel(voxel_size_um),
+            overwrite=overwrite,
+            listener=listener,
+        )
+    if as_json:
+        typer.echo(json.dumps(made, indent=2))
+        return
+    for name, values in (made["fit"] or {}).get("statistics", {}).items():
+        if isinstance(values["wanted"], float):
+            typer.echo(f"{name:<22} images {values['wanted']:>9.4g}  simulated {values['got']:>9.4g}")
+    size = ",".join(f"{v:g}" for v in made["voxel_size_um"])
+    typer.echo(f"voxel size z,y,x {size} um, {made['voxel_size_from']}; settings in {made['description']}")
+    for path in made["outputs"]:
+        typer.echo(f"wrote {path}")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to put everything.")] = Path("demo"),
     minutes: Annotated[float, typer.Option(help="Training time for the three strategies together.")] = 5.0,
@@ -506,7 +561,9 @@ def _complain(sentence: str) -> None:
 
 
 def _show_settings(argv: list[str]) -> bool:
-    """Print the settings of one kind for ``train --strategy KIND --help`` and ``segment --segmenter KIND --help``."""
+    """Print the settings of one kind: ``train --strategy KIND``, ``segment --segmenter KIND``, ``simulate KIND``."""
+    if argv and argv[0] == "simulate" and "--help" in argv:
+        return _show_simulator(argv[1:])
     rooms = {"train": ("--strategy", "strategies"), "segment": ("--segmenter", "segmenters")}
     if not argv or argv[0] not in rooms or "--help" not in argv:
         return False
@@ -522,6 +579,15 @@ def _show_settings(argv: list[str]) -> bool:
     from fewslice.settings_help import settings_text
 
     typer.echo(settings_text(kind, room))
+    return True
+
+
+def _show_simulator(arguments: list[str]) -> bool:
+    if arguments[0].startswith("-"):
+        return False
+    from fewslice.settings_help import settings_text
+
+    typer.echo(settings_text(arguments[0], "synthesis.simulators"))
     return True
 
 
@@ -654,6 +720,19 @@ def _say_verified(found: Verification, *, repair: bool) -> None:
         typer.echo(again)
     elif not found.finished:
         typer.echo("not finished; the command that made it goes on where it stopped")
+
+
+def _shape(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (2, 3) or min(values) < 1:
+        raise InputError(f"--shape {text!r} must be positive whole numbers z,y,x or y,x, such as 40,256,256")
+    z, y, x = values if len(values) == 3 else (1, *values)
+    return z, y, x
 
 
 def _voxel(text: str | None) -> tuple[float, float, float] | None:

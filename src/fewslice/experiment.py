@@ -15,7 +15,15 @@ from fewslice import registry
 from fewslice.errors import InputError
 from fewslice.files import write_atomic
 
-__all__ = ["VERSION", "Experiment", "read_experiment", "settings_from_assignments", "strategy_config"]
+__all__ = [
+    "VERSION",
+    "Experiment",
+    "checked",
+    "merged",
+    "read_experiment",
+    "settings_from_assignments",
+    "strategy_config",
+]
 
 VERSION = 1
 
@@ -168,19 +176,19 @@ def strategy_config(experiment: Experiment) -> BaseModel:
         For an unknown strategy, an unknown key or a value out of range.
     """
     module = registry.load("strategies", experiment.strategy)
-    settings = _merged(module.Config().model_dump(mode="json"), experiment.settings)
+    settings = merged(module.Config().model_dump(mode="json"), experiment.settings)
     config: BaseModel = checked(module.Config, settings, where=f"settings of {experiment.strategy}")
     return config
 
 
-def _merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Lay `changes` over `defaults`, level by level; a component of another kind keeps nothing of the default's."""
     if "kind" in changes and changes["kind"] != defaults.get("kind"):
         return dict(changes)
     out = dict(defaults)
     for key, value in changes.items():
         known = defaults.get(key)
-        out[key] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+        out[key] = merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
     return out
 
 

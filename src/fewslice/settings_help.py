@@ -16,7 +16,7 @@ _WIDTH = 110
 
 
 def settings_text(kind: str, room: str = "strategies") -> str:
-    """Return the settings of a strategy or another room's kind: each with its default, and what it means.
+    """Return the settings of a strategy, or of a kind of another room: each with its default, and what it means.
 
     Raises
     ------

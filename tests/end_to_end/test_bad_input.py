@@ -23,6 +23,7 @@ import yaml
 Fewslice = Callable[..., subprocess.CompletedProcess[str]]
 
 TRAIN = "train image.tif --labels labels.tif --axes zyx --background 0 --steps 2 -o NEW"
+SIMULATE = "simulate fluorescence_nuclei"
 PREDICT = "predict RUN image.tif -o NEW.ome.zarr"
 
 
@@ -74,6 +75,8 @@ def _write_images(folder: Path, image: np.ndarray) -> None:
         broken[7, 3, 3] = value
         tifffile.imwrite(folder / f"{name}.tif", broken, photometric="minisblack")
     tifffile.imwrite(folder / "plane.tif", image[5], photometric="minisblack")
+    tifffile.imwrite(folder / "constant.tif", np.full((40, 40), 7, np.uint8), photometric="minisblack")
+    tifffile.imwrite(folder / "nan_plane.tif", broken[7], photometric="minisblack")
     tifffile.imwrite(folder / "square.tif", np.stack([image[:4, :16, :16]] * 4), photometric="minisblack")
     tifffile.imwrite(folder / "two_channels.tif", np.stack([image] * 2, axis=1), photometric="minisblack")
     with h5py.File(folder / "store.h5", "w") as file:
@@ -413,6 +416,46 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "report: prediction is none": ("report RUN --prediction image.ome.zarr", ("image.ome.zarr",)),
     "report: over an image": ("report RUN -o image.tif", ("image.tif", ".html")),
     "report: over a folder": ("report RUN -o models", ("models", "folder")),
+    # Simulation
+    "simulate: unknown kind": (
+        f"{SIMULATE.replace('nuclei', 'nuclear')} -o NEW",
+        ("did you mean 'fluorescence_nuclei'",),
+    ),
+    "simulate: unknown kind, help": ("simulate stained_sections --help", ("did you mean 'stained_section'",)),
+    "simulate: unknown key": (f"{SIMULATE} -o NEW --set nuclei.radius=3", ("nuclei.radius", "did you mean radius_um")),
+    "simulate: value out of range": (f"{SIMULATE} -o NEW --set nuclei.radius_um=-3", ("nuclei.radius_um", "-3")),
+    "simulate: value NaN": (f"{SIMULATE} -o NEW --set nuclei.radius_um=.nan", ("nuclei.radius_um", "nan")),
+    "simulate: assignment without value": (f"{SIMULATE} -o NEW --set nuclei", ("'nuclei'", "key.path=value")),
+    "simulate: shape of zero": (f"{SIMULATE} -o NEW --shape 0,40", ("0,40", "positive")),
+    "simulate: shape of one number": (f"{SIMULATE} -o NEW --shape 40", ("'40'", "z,y,x or y,x")),
+    "simulate: shape too large": (f"{SIMULATE} -o NEW --shape 99999,99999", ("99999", "too large", "--count")),
+    "simulate: volume of a section": ("simulate stained_section --shape 5,40,40 -o NEW", ("5 planes", "one plane")),
+    "simulate: voxel size NaN": (f"{SIMULATE} -o NEW --voxel-size-um 1,nan,1", ("1,nan,1", "positive")),
+    "simulate: count 0": (f"{SIMULATE} -o NEW --count 0", ("--count", "0")),
+    "simulate: seed negative": (f"{SIMULATE} -o NEW --seed -1", ("--seed", "-1")),
+    "simulate: several into one store": (f"{SIMULATE} -o NEW.ome.zarr --count 2", ("2 images", "folder")),
+    "simulate: into a TIFF": (f"{SIMULATE} -o NEW.tif", ("NEW.tif", "OUT.ome.zarr")),
+    "simulate: into another's folder": (f"{SIMULATE} -o models --overwrite", ("models", "not a simulation")),
+    "simulate: over an image": (f"{SIMULATE} -o image.ome.zarr --overwrite", ("image.ome.zarr", "not a simulation")),
+    "simulate: into a file": (f"{SIMULATE} -o notes.txt", ("notes.txt", "file")),
+    "simulate: target missing": (f"{SIMULATE} --like gone.tif -o NEW", ("gone.tif", "does not exist")),
+    "simulate: no target matches": (f"{SIMULATE} --like gone*.tif -o NEW", ("gone*.tif", "matches no file")),
+    "simulate: target constant": (f"{SIMULATE} --like constant.tif -o NEW", ("constant.tif", "constant", "7")),
+    "simulate: target not finite": (f"{SIMULATE} --like nan_plane.tif -o NEW", ("nan_plane.tif", "not finite")),
+    "simulate: target of other channels": (
+        "simulate stained_section --like plane.tif -o NEW",
+        ("plane.tif", "1 channel", "red, green, blue", "--set stain=silver"),
+    ),
+    "simulate: target of several planes": (
+        "simulate stained_section --set stain=silver --like image.tif --axes zyx -o NEW",
+        ("image.tif", "12 planes", "one plane"),
+    ),
+    "simulate: target holds the output": (
+        f"{SIMULATE} --like image.ome.zarr -o image.ome.zarr",
+        ("image.ome.zarr", "itself"),
+    ),
+    "simulate: settings missing": (f"{SIMULATE} --config gone.yaml -o NEW", ("gone.yaml",)),
+    "simulate: settings of something else": (f"{SIMULATE} --config key.yaml -o NEW", ("key.yaml", "kind and config")),
     # Usage
     "unknown option": (f"{TRAIN} --step 3", ("--step",)),
     "unknown command": ("trane image.tif", ("trane",)),
@@ -541,6 +584,7 @@ def test_help_loads_no_torch(command: str, environment: dict[str, str]) -> None:
         "report",
         "run",
         "segment",
+        "simulate",
         "train",
         "verify",
     ]

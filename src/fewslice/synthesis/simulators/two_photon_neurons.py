@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fewslice.synthesis.imaging import add_haze, add_noise, blur, jitter_lines, smooth_noise, to_uint8
+from fewslice.synthesis.moves import moved, ratio, scaled
 from fewslice.synthesis.shapes import (
     Body,
     Grid,
@@ -34,8 +35,10 @@ from fewslice.synthesis.shapes import (
     walk,
 )
 from fewslice.synthesis.simulation import Simulation
+from fewslice.synthesis.statistics import Statistics, log_spread
 
 __all__ = [
+    "CONTRAST",
     "VERSION",
     "Background",
     "Config",
@@ -44,11 +47,14 @@ __all__ = [
     "Processes",
     "Somata",
     "Vessels",
+    "adjusted",
+    "channels",
     "ideal",
     "simulate",
 ]
 
 VERSION = 1
+CONTRAST = "bright"
 
 Floats = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.float32]
@@ -242,6 +248,52 @@ def ideal(config: Config) -> Config:
     )
 
 
+def channels(config: Config) -> tuple[str, ...]:
+    """Names of the two channels."""
+    return ("somata", "nuclei and vessels")
+
+
+def adjusted(config: Config, wanted: Statistics, got: Statistics | None) -> Config:
+    """Move settings towards what was measured in real volumes.
+
+    Density, radius and its spread, brightness and its spread come from the peaks; level, patches, fine texture and
+    noise from the background. Processes, vessels, blur and depth stay as they are set.
+
+    Parameters
+    ----------
+    config
+        Settings so far.
+    wanted
+        Measured in the target images.
+    got
+        Measured in volumes simulated at `config`; None before there are any.
+    """
+    somata, background, detector = config.somata, config.background, config.detector
+    if got is None:
+        level = tuple(float(max(value, 1.0)) for value in wanted.colours[0])
+        return config.model_copy(update={"background": moved(background, level=level)})
+    levels = [
+        float(np.clip(level * ratio(a, b), 1.0, 255.0))
+        for level, a, b in zip(background.level, wanted.colours[0], got.colours[0], strict=True)
+    ]
+    factors = {"density_per_mm3": ratio(wanted.density, got.density, 0.6)}
+    if min(len(wanted.radii_um), len(got.radii_um)) > 5:
+        factors["radius_um"] = ratio(float(np.median(wanted.radii_um)), float(np.median(got.radii_um)))
+        factors["radius_spread"] = ratio(log_spread(wanted.radii_um, 0.1), log_spread(got.radii_um, 0.1), 0.5)
+        factors["brightness"] = ratio(float(np.median(wanted.levels)), float(np.median(got.levels)))
+        factors["brightness_spread"] = ratio(log_spread(wanted.levels), log_spread(got.levels), 0.5)
+    texture = ratio(float(np.hypot(wanted.texture, wanted.noise)), float(np.hypot(got.texture, got.noise)))
+    return config.model_copy(
+        update={
+            "somata": scaled(somata, **factors),
+            "background": moved(
+                scaled(background, texture=texture, patches=ratio(wanted.coarse, got.coarse, 0.5)), level=tuple(levels)
+            ),
+            "detector": scaled(detector, read_noise=ratio(wanted.noise, got.noise, 0.5)),
+        }
+    )
+
+
 def simulate(config: Config, generator: np.random.Generator) -> Simulation:
     """Simulate one volume.
 
@@ -280,7 +332,7 @@ def simulate(config: Config, generator: np.random.Generator) -> Simulation:
         semantic=semantic,
         instances=present[owner],
         voxel_size_um=config.voxel_size_um,
-        channel_names=("somata", "nuclei and vessels"),
+        channel_names=channels(config),
         class_names=("soma", "vessel") if config.vessels.labelled else ("soma",),
     )
 
