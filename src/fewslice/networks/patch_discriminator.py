@@ -26,7 +26,7 @@ PURPOSE = "discriminator"
 
 Triple = tuple[int, int, int]
 
-_KERNEL = 4
+_FIRST, _KERNEL = 3, 4
 _SLOPE = 0.2
 
 
@@ -42,9 +42,10 @@ def receptive_field(layers: Sequence[tuple[int, int]]) -> int:
 def layout(wanted: int) -> tuple[tuple[int, int], ...]:
     """Find the layers whose receptive field is exactly `wanted` voxels.
 
-    From 16 on it is PatchGAN's family: n layers of kernel 4 and stride 2, then two of stride 1, which see 9·2ⁿ − 2
-    voxels (16, 34, 70, 142); n is the largest that does not exceed `wanted`. What is missing is added as further layers of
-    kernel 4 at the coarsest stride, then by larger kernels, coarse ones first.
+    From 6 on there is a first layer of kernel 3 and stride 1, so that no pattern is finer than what is judged, then n of
+    kernel 4 and stride 2, then one of kernel 4. Together they see 6·2ⁿ voxels (6, 12, 24, 48, 96); n is the largest that
+    does not exceed `wanted`. What is missing is added as further layers of kernel 4 at the coarsest stride, then by larger
+    kernels, coarse ones first.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def layout(wanted: int) -> tuple[tuple[int, int], ...]:
     Returns
     -------
     tuple of (kernel, stride)
-        First layer first; empty for 1.
+        First layer first; a single one below 6.
 
     Raises
     ------
@@ -63,25 +64,23 @@ def layout(wanted: int) -> tuple[tuple[int, int], ...]:
 
     Examples
     --------
-    >>> layout(34)
-    ((4, 2), (4, 2), (4, 1), (4, 1))
+    >>> layout(24)
+    ((3, 1), (4, 2), (4, 2), (4, 1))
     >>> receptive_field(layout(41))
     41
     """
     if wanted < 1:
         raise InputError(f"a receptive field of {wanted} voxels sees nothing; ask for at least 1")
+    if wanted < _FIRST + _KERNEL - 1:
+        return ((wanted, 1),)
     halvings = 0
-    while 9 * 2 ** (halvings + 1) - 2 <= wanted:
+    while 6 * 2 ** (halvings + 1) <= wanted:
         halvings += 1
     coarsest = 2**halvings
-    layers = [(_KERNEL, 2)] * halvings
-    missing = wanted - receptive_field(layers)
-    further, missing = divmod(missing, (_KERNEL - 1) * coarsest)
+    layers = [(_FIRST, 1), *[(_KERNEL, 2)] * halvings]
+    further, missing = divmod(wanted - receptive_field(layers), (_KERNEL - 1) * coarsest)
     layers += [(_KERNEL, 1)] * further
-    jumps = [2**i for i in range(halvings)] + [coarsest] * further
-    if not further and missing:  # less than one more layer: a smaller kernel is one
-        layers.append((1, 1))
-        jumps.append(1)
+    jumps = [1, *(2**i for i in range(halvings)), *[coarsest] * further]
     for index in reversed(range(len(layers))):
         more, missing = divmod(missing, jumps[index])
         layers[index] = (layers[index][0] + more, layers[index][1])
@@ -97,7 +96,7 @@ class Config(BaseModel):
     receptive_field: Triple | None = Field(
         None, description="(z, y, x) voxels that one score judges, z ignored in 2D; None: derived from patch or cells"
     )
-    features: int = Field(32, ge=1, le=512, description="channels of the first layer, doubled by each later one")
+    features: int = Field(16, ge=1, le=512, description="channels of the first layer, doubled by each later one")
     max_features: int = Field(128, ge=1, le=1024, description="channels of a layer are at most this many")
     spectral: bool = Field(
         True, description="divide each layer's weights by their largest singular value (Miyato 2018)"
@@ -130,7 +129,7 @@ class PatchDiscriminator(nn.Module):
     Parameters
     ----------
     config
-        The settings; a receptive field of None is 34 along every axis.
+        The settings; a receptive field of None is 24 along every axis.
     in_channels
         Channels of the image.
     out_channels
@@ -140,7 +139,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, config: Config, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.dims = config.dims
-        wanted = config.receptive_field or (34, 34, 34)
+        wanted = config.receptive_field or (24, 24, 24)
         along = [layout(extent) for extent in wanted[3 - self.dims :]]
         layers = []
         channels, features = in_channels, config.features

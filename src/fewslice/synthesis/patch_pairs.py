@@ -147,7 +147,7 @@ class PatchPairs:
         real = [self._real(draw, 0) for _ in range(self.batch_size)]
         return PairBatch(self._stacked(conditions), self._stacked(real))
 
-    def held_out(self, count: int, simulations: int) -> tuple[PairBatch, list[Simulation]]:
+    def held_out(self, count: int, simulations: int, margin: Triple) -> tuple[PairBatch, list[Simulation]]:
         """Return `count` patches of each kind that training does not see, and the simulated ones as simulations.
 
         Parameters
@@ -156,9 +156,11 @@ class PatchPairs:
             Patches of each kind.
         simulations
             How many simulations they are taken from.
+        margin
+            (z, y, x) voxels by which conditions exceed the patch on either side, mirrored at the borders of a simulation.
         """
         draw = np.random.default_rng([self.seed, 4])
-        drawn = [self._condition(self.simulations + k % simulations, draw) for k in range(count)]
+        drawn = [self._condition(self.simulations + k % simulations, draw, margin) for k in range(count)]
         real = [self._real(draw, 1) for _ in range(count)]
         return PairBatch(self._stacked([d[0] for d in drawn]), self._stacked(real)), [d[1] for d in drawn]
 
@@ -166,17 +168,21 @@ class PatchPairs:
         joined = torch.from_numpy(np.stack(pieces))
         return joined.squeeze(2) if self.dims == 2 else joined
 
-    def _condition(self, number: int, draw: np.random.Generator) -> tuple[Picture, Simulation]:
+    def _condition(
+        self, number: int, draw: np.random.Generator, margin: Triple = (0, 0, 0)
+    ) -> tuple[Picture, Simulation]:
         whole = self.simulated(number)
         place = _draw_place(Box.of(whole.shape), self.patch, draw)
-        index = self._flip(draw)
-        image = whole.image[(slice(None), *place.slices)][(slice(None), *index)]
-        instances = whole.instances[place.slices][index]
-        noise = draw.standard_normal(self.patch, dtype=np.float32)
+        flip = self._flip(draw)
+        wide = place.grow(margin)
+        image = Volume.from_array(whole.image).read_mirrored(wide)[(slice(None), *flip)]
+        instances = Volume.from_array(whole.instances).read_mirrored(wide)[0][flip]
+        noise = draw.standard_normal(wide.shape, dtype=np.float32)
+        inside = tuple(slice(m, m + n) for m, n in zip(margin, self.patch, strict=True))
         piece = Simulation(
-            image=np.ascontiguousarray(image),
-            semantic=np.ascontiguousarray(whole.semantic[place.slices][index]),
-            instances=np.ascontiguousarray(instances),
+            image=np.ascontiguousarray(image[(slice(None), *inside)]),
+            semantic=np.ascontiguousarray(whole.semantic[place.slices][flip]),
+            instances=np.ascontiguousarray(instances[inside]),
             voxel_size_um=whole.voxel_size_um,
             channel_names=whole.channel_names,
             class_names=whole.class_names,

@@ -132,7 +132,8 @@ def squared_mmd(first: Floats, second: Floats) -> float:
 def kernel_distance(real: Floats, refined: Floats, generator: np.random.Generator, resamples: int = 500) -> Distance:
     """Return the squared maximum mean discrepancy of two sets of features, see :func:`squared_mmd`.
 
-    Features are first scaled to mean 0 and variance 1 over the real set. In the bootstrap a pair of copies of one patch
+    Features are first scaled to mean 0 and variance 1 over the real set and then compressed by arsinh, so that no single
+    one outweighs the others where the sets are far apart. In the bootstrap a pair of copies of one patch
     counts as that patch with itself and is left out, so that the estimate stays unbiased.
 
     Parameters
@@ -279,7 +280,7 @@ def nearest(real: Floats, refined: Floats, count: int = 1) -> tuple[npt.NDArray[
     -------
     tuple
         (n, count) indices into `real`, closest first, and (n, count) distances: root mean square over features, in
-        standard deviations of the real set.
+        standard deviations of the real set, compressed by arsinh.
     """
     a, b = _standardised(real, refined)
     squared = (b**2).sum(1)[:, None] + (a**2).sum(1)[None] - 2 * b @ a.T
@@ -451,7 +452,7 @@ def _enough(real: npt.NDArray[Any], refined: npt.NDArray[Any]) -> None:
 def _standardised(real: Floats, refined: Floats) -> tuple[Floats, Floats]:
     mean, spread = real.mean(axis=0), real.std(axis=0)
     spread = np.where(spread > 1e-9, spread, 1.0)
-    return (real - mean) / spread, (refined - mean) / spread
+    return np.arcsinh((real - mean) / spread), np.arcsinh((refined - mean) / spread)
 
 
 def _kernel(first: Floats, second: Floats) -> Floats:

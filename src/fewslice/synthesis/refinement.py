@@ -30,7 +30,7 @@ from fewslice.geometry import Box
 from fewslice.networks import patch_discriminator, spade_generator
 from fewslice.synthesis import realism
 from fewslice.synthesis.patch_pairs import PairBatch, PatchPairs
-from fewslice.synthesis.refiner import Refiner, build_generator, to_grey
+from fewslice.synthesis.refiner import Refiner, build_generator, context, to_grey
 from fewslice.synthesis.simulation import Simulation
 from fewslice.training.fit import Hardware, fit
 from fewslice.training.run_folder import RunFolder
@@ -90,7 +90,7 @@ class RefinementConfig(BaseModel):
     generator, discriminator
         Settings of the networks.
     patch
-        (z, y, x) voxels; by default twice the discriminator's receptive field, 64 to 128, less if images are smaller.
+        (z, y, x) voxels; by default three times the discriminator's receptive field, 64 to 128, less if images are smaller.
     batch_size
         Simulated, and real, patches per step.
     diameters
@@ -533,7 +533,7 @@ def _validation(
 
     @cache
     def material() -> tuple[PairBatch, list[Simulation], realism.Detect]:
-        batch, pieces = pairs.held_out(config.validation_patches, _SAMPLED)
+        batch, pieces = pairs.held_out(config.validation_patches, _SAMPLED, context(refiner.generator))
         grey = [replace(s, image=to_grey(pairs.source.apply(s.image), refiner.grey)) for s in pieces]
         return batch, grey, detect or realism.fit_pixel_detector(grey, diameter)
 
@@ -542,9 +542,10 @@ def _validation(
         if step <= alone:
             return None
         batch, before, finds = material()
-        refined = _refined(stage, batch, config.batch_size)
-        simulated = batch.condition[:, : refiner.channels]
-        real = batch.real
+        margin = context(refiner.generator)[3 - config.generator.dims :]
+        inside = (slice(None), slice(0, refiner.channels), *(slice(m, -m) if m else slice(None) for m in margin))
+        refined = _refined(stage, batch, config.batch_size)[inside].contiguous()
+        simulated, real = batch.condition[inside], batch.real
         generator = np.random.default_rng(0)  # the same draws every time: only the weights differ
         planes, true = _planes(refined), _planes(real)
         described = realism.features(true), realism.features(planes)
@@ -580,7 +581,7 @@ def _refined(stage: Stage, batch: PairBatch, size: int) -> torch.Tensor:
     network = stage.modules["generator"]
     device = next(network.parameters()).device
     parts = [network(part.to(device)).float().cpu() for part in batch.condition.split(size)]
-    return torch.cat(parts).contiguous()
+    return torch.cat(parts)
 
 
 def _planes(patches: torch.Tensor) -> npt.NDArray[np.float32]:
@@ -665,7 +666,7 @@ def _is_constant(image: npt.NDArray[Any]) -> bool:
 
 def _default_patch(field: Triple, shapes: Sequence[Triple], dims: int) -> Triple:
     smallest = np.array(shapes).min(axis=0)
-    wanted = int(np.clip(-(-2 * field[1] // 16) * 16, 64, 128))
+    wanted = int(np.clip(-(-3 * field[1] // 16) * 16, 64, 128))
     side = max(_SMALLEST_PATCH, min(wanted, *(int(n) // 8 * 8 for n in smallest[1:])))
     depth = int(min(smallest[0], max(8, -(-2 * field[0] // 8) * 8))) if dims == 3 else 1
     return (depth if depth < 8 else depth // 8 * 8, side, side)

@@ -24,13 +24,23 @@ from torch import nn
 from fewslice.data.normalisation import Method, Normalisation
 from fewslice.errors import InputError
 from fewslice.files import write_atomic, write_json
-from fewslice.geometry import cover
+from fewslice.geometry import Box, cover
 from fewslice.model import prefers_bfloat16
 from fewslice.networks import spade_generator
 from fewslice.synthesis.patch_pairs import EXTRA_CHANNELS, condition
 from fewslice.synthesis.simulation import Simulation
+from fewslice.volume import Volume
 
-__all__ = ["FORMAT_VERSION", "Refiner", "build_generator", "load_refiner", "refine", "save_refiner", "to_grey"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Refiner",
+    "build_generator",
+    "context",
+    "load_refiner",
+    "refine",
+    "save_refiner",
+    "to_grey",
+]
 
 FORMAT_VERSION = 1
 
@@ -73,6 +83,15 @@ class Refiner:
 def build_generator(config: spade_generator.Config, channels: int) -> nn.Module:
     """Build the network for images of so many channels and their annotation."""
     return spade_generator.build(config, channels + EXTRA_CHANNELS, channels)
+
+
+def context(generator: nn.Module) -> Triple:
+    """Return the voxels (z, y, x) around a block that a generator is given: its halo, rounded up to its divisor.
+
+    Borders are given the mirrored image there, so that no part of a refined image lies where the network sees padding,
+    which it learns to tell from tissue.
+    """
+    return _triple(-(-h // d) * d for h, d in zip(_triple(generator.halo), _triple(generator.divisor), strict=True))
 
 
 def to_grey(normalised: npt.NDArray[np.float32], grey: Normalisation) -> npt.NDArray[np.uint8]:
@@ -125,27 +144,28 @@ def refine(
     network, where = refiner.generator.eval(), torch.device(device)
     layout = torch.channels_last if refiner.config.dims == 2 else torch.channels_last_3d
     network.to(device=where, memory_format=layout)  # type: ignore[call-overload]
-    divisor, halo = _triple(network.divisor), _triple(network.halo)
-    noise = np.random.default_rng(seed).standard_normal(simulation.shape, dtype=np.float32)
-    whole = condition(refiner.source.apply(simulation.image), simulation.instances, noise, refiner.config.dims)
-    padding = [(0, -extent % d) for extent, d in zip(simulation.shape, divisor, strict=True)]
-    whole = np.pad(whole, [(0, 0), *padding], mode="edge")
+    divisor, margin = _triple(network.divisor), context(network)
+    wide = Box.of(tuple(-(-(n + 2 * m) // d) * d for n, m, d in zip(simulation.shape, margin, divisor, strict=True)))
+    place = wide.shift(tuple(-m for m in margin))
+    image = Volume.from_array(simulation.image).read_mirrored(place)
+    instances = Volume.from_array(simulation.instances).read_mirrored(place)[0]
+    noise = np.random.default_rng(seed).standard_normal(wide.shape, dtype=np.float32)
+    whole = condition(refiner.source.apply(image), instances, noise, refiner.config.dims)
     half = prefers_bfloat16(where) if bfloat16 is None else bfloat16
-    extent = _triple(whole.shape[1:])
-    block = _aligned(tile or _default_tile(extent, refiner.config.dims), divisor)
-    image = np.empty((refiner.channels, *extent), dtype=np.uint8)
-    for part in cover(extent, block, halo, divisor):
-        stop = tuple(min(-(-s // d) * d, e) for s, d, e in zip(part.read.stop, divisor, extent, strict=True))
-        read = tuple(slice(a, b) for a, b in zip(part.read.start, stop, strict=True))
-        x = torch.from_numpy(whole[(slice(None), *read)]).to(where)
+    refined = np.empty((refiner.channels, *simulation.shape), dtype=np.uint8)
+    block = tile or _default_tile(simulation.shape, refiner.config.dims)
+    block = _triple(max(d, t // d * d) for t, d in zip(block, divisor, strict=True))
+    for part in cover(simulation.shape, block, (0, 0, 0)):
+        ends = zip(part.write.stop, margin, divisor, strict=True)
+        read = Box(part.write.start, tuple(-(-(stop + 2 * m) // d) * d for stop, m, d in ends))
+        x = torch.from_numpy(whole[(slice(None), *read.slices)]).to(where)
         x = x.movedim(1, 0) if refiner.config.dims == 2 else x[None]
         with torch.autocast(where.type, torch.bfloat16, enabled=half):
             out = network(x.contiguous(memory_format=layout)).float()
         out = out.movedim(0, 1) if refiner.config.dims == 2 else out[0]
-        crop = out[(slice(None), *part.crop.slices)].cpu().numpy()
-        image[(slice(None), *part.write.slices)] = to_grey(crop, refiner.grey)
-    inside = tuple(slice(0, n) for n in simulation.shape)
-    return replace(simulation, image=np.ascontiguousarray(image[(slice(None), *inside)]))
+        inside = tuple(slice(m, m + n) for m, n in zip(margin, part.write.shape, strict=True))
+        refined[(slice(None), *part.write.slices)] = to_grey(out[(slice(None), *inside)].cpu().numpy(), refiner.grey)
+    return replace(simulation, image=refined)
 
 
 class _Stored(BaseModel):
@@ -265,7 +285,3 @@ def _default_tile(extent: Triple, dims: int) -> Triple:
     if extent[0] * plane <= _TILE_VOXELS:
         return extent
     return (64, 128, 128)
-
-
-def _aligned(tile: Triple, divisor: Triple) -> Triple:
-    return _triple(max(d, t // d * d) for t, d in zip(tile, divisor, strict=True))
