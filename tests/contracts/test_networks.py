@@ -246,7 +246,7 @@ def test_a_score_sees_its_receptive_field_and_no_more(kind: str, settings: dict[
 
 @pytest.mark.parametrize(("kind", "settings"), JUDGING)
 def test_a_discriminator_learns_and_can_be_stored(kind: str, settings: dict[str, Any]) -> None:
-    """In bfloat16 and channels_last it comes to tell smooth from rough; the same seed and weights give the same scores."""
+    """In bfloat16 and channels_last it comes to tell smooth from rough; equal weights give equal scores."""
     network = build(kind, settings, 2, 1)
     assert all(
         torch.equal(a, b) for a, b in zip(network.parameters(), build(kind, settings, 2, 1).parameters(), strict=True)

@@ -12,7 +12,7 @@ from fewslice.networks.patch_discriminator import Config, build, layout, recepti
 
 
 def test_receptive_field_by_hand() -> None:
-    """3 at stride 1 sees 3; 4 at stride 2 then sees 3 + 3 = 6; 4 after it 6 + 3 · 2 = 12. PatchGAN's 70 comes out too."""
+    """3 at stride 1 sees 3; 4 at stride 2 then sees 3 + 3 = 6; 4 after it 6 + 3 · 2 = 12. PatchGAN has 70."""
     assert receptive_field([(3, 1)]) == 3
     assert receptive_field([(3, 1), (4, 2), (4, 1)]) == 12
     assert receptive_field([(4, 2)] * 3 + [(4, 1)] * 2) == 70

@@ -75,8 +75,11 @@ def test_condition_needs_the_intensity() -> None:
 
 @pytest.mark.parametrize(("kernels", "pooling", "radius"), [([3], [], 5), ([1], [], 0), ([3, 3], [2], 12)])
 def test_receptive_radius_by_hand(kernels: list[int], pooling: list[int], radius: int) -> None:
-    """One level: 1 of the head, 4 of the block. Two: output 0 needs −3 to 3 of the upsampled features, so cells −2 to 1;
-    their condition reaches 4 cells further, −6 to 5, which are pixels −12 to 10."""
+    """One level: 1 of the head, 4 of the block.
+
+    Two: output 0 needs −3 to 3 of the upsampled features, so cells −2 to 1; their condition reaches 4 cells further,
+    −6 to 5, which are pixels −12 to 10.
+    """
     assert receptive_radius(kernels, pooling) == radius
 
 

@@ -18,7 +18,8 @@ A kind is a module with
         the changed intensity instead of logits. All else is as below.
     ``discriminator``
         Scores patches of images. It keeps no extent, so it has neither `divisor` nor `halo` but ``receptive_field`` and
-        ``stride``, (z, y, x): along each axis, score i is that of the voxels from i·stride to i·stride + receptive_field.
+        ``stride``, (z, y, x): along each axis, score i is that of the voxels from i·stride to i·stride +
+        receptive_field.
 
 The module that ``build`` returns has
 

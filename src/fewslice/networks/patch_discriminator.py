@@ -1,8 +1,8 @@
 """Fully convolutional discriminator that judges local patches (Shrivastava 2017; PatchGAN, Isola 2017).
 
-Each output is a score of the patch it sees, and nothing else: convolutions without padding and no normalisation over the
-image. How large that patch is, the receptive field, is the one setting that matters. About one to one and a half cell
-diameters lets the discriminator judge texture, borders and surroundings of cells, but not demand another layout.
+Each output is a score of the patch it sees, and nothing else: convolutions without padding and no normalisation over
+the image. How large that patch is, the receptive field, is the one setting that matters. About one to one and a half
+cell diameters lets the discriminator judge texture, borders and surroundings of cells, but not demand another layout.
 :func:`layout` finds kernels and strides for any receptive field, exactly.
 """
 
@@ -31,7 +31,7 @@ _SLOPE = 0.2
 
 
 def receptive_field(layers: Sequence[tuple[int, int]]) -> int:
-    """Return how many voxels in a row one output sees through `layers` of (kernel, stride): 1 + Σᵢ (kᵢ − 1)·Πⱼ﹤ᵢ sⱼ."""
+    """Return how many voxels in a row one output sees through layers (kernel, stride): 1 + Σᵢ (kᵢ − 1)·Πⱼ﹤ᵢ sⱼ."""
     seen, jump = 1, 1
     for kernel, stride in layers:
         seen += (kernel - 1) * jump
@@ -42,10 +42,10 @@ def receptive_field(layers: Sequence[tuple[int, int]]) -> int:
 def layout(wanted: int) -> tuple[tuple[int, int], ...]:
     """Find the layers whose receptive field is exactly `wanted` voxels.
 
-    From 6 on there is a first layer of kernel 3 and stride 1, so that no pattern is finer than what is judged, then n of
-    kernel 4 and stride 2, then one of kernel 4. Together they see 6·2ⁿ voxels (6, 12, 24, 48, 96); n is the largest that
-    does not exceed `wanted`. What is missing is added as further layers of kernel 4 at the coarsest stride, then by larger
-    kernels, coarse ones first.
+    From 6 on there is a first layer of kernel 3 and stride 1, so that no pattern is finer than what is judged, then n
+    of kernel 4 and stride 2, then one of kernel 4. Together they see 6·2ⁿ voxels (6, 12, 24, 48, 96); n is the largest
+    that does not exceed `wanted`. What is missing is added as further layers of kernel 4 at the coarsest stride, then
+    by larger kernels, coarse ones first.
 
     Parameters
     ----------

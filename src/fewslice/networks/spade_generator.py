@@ -4,8 +4,8 @@ The channels that come in are the condition m: the intensity to be changed, then
 boundaries) and noise. A residual is drawn from m alone, coarse to fine, and added to the intensity:
 
 1. The coarsest level starts from a convolution of m, resized to it by nearest neighbour.
-2. Each level is a residual block whose normalisations are modulated by m at that level (`Modulation`); nearest-neighbour
-   upsampling leads to the next.
+2. Each level is a residual block whose normalisations are modulated by m at that level (`Modulation`);
+   nearest-neighbour upsampling leads to the next.
 3. The last convolution's output r is bounded, b·r / (b + |r|) < b, and added to the first channels of m.
 
 Most of the work is done on coarse levels, which is what makes it fast on a CPU; only the finest block sees every pixel.
@@ -259,8 +259,8 @@ def build(config: Config, in_channels: int, out_channels: int) -> SpadeGenerator
 def receptive_radius(kernels: list[int], pooling: list[int]) -> int:
     """How far an output can see along one axis, in voxels.
 
-    Walks backwards from every output position of one pooling cell. In a block of kernel radius r, what enters it is seen
-    2r away, and the condition 4r away, through two convolutions of the modulation before two of the block.
+    Walks backwards from every output position of one pooling cell. In a block of kernel radius r, what enters it is
+    seen 2r away, and the condition 4r away, through two convolutions of the modulation before two of the block.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """What a refiner learns from: simulated patches with what is known of them, and real patches, unpaired.
 
 1. :func:`condition` joins a simulated patch with its annotation and noise, as the generator wants it.
-2. :class:`PatchPairs` draws both; a batch is a pure function of the step, so that a resumed training sees the same ones.
+2. :class:`PatchPairs` draws both; a batch is a pure function of the step, so that a resumed training sees the same
+   ones.
 3. A quarter of every real image is kept for measuring realism where the image is large enough for that.
 """
 
@@ -157,7 +158,8 @@ class PatchPairs:
         simulations
             How many simulations they are taken from.
         margin
-            (z, y, x) voxels by which conditions exceed the patch on either side, mirrored at the borders of a simulation.
+            (z, y, x) voxels by which conditions exceed the patch on either side, mirrored at the borders of a
+            simulation.
         """
         draw = np.random.default_rng([self.seed, 4])
         drawn = [self._condition(self.simulations + k % simulations, draw, margin) for k in range(count)]

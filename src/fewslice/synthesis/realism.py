@@ -8,8 +8,8 @@
 5. :func:`annotation_survival` counts the annotated objects that a detector finds before and after refinement;
    :func:`fit_pixel_detector` is a detector for it that needs no training run.
 
-Patches are arrays (n, c, y, x) float32, normalised; volumes contribute planes. Patches of one image are not independent,
-so intervals hold for other patches of the same images, not for other images.
+Patches are arrays (n, c, y, x) float32, normalised; volumes contribute planes. Patches of one image are not
+independent, so intervals hold for other patches of the same images, not for other images.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Distance:
 def features(patches: Patches, seed: int = 0) -> Floats:
     """Describe patches by a fixed random network: mean and spread of 192 responses at four scales.
 
-    Four levels of a 3 × 3 convolution with normal weights of unit gain (drawn from `seed`), ReLU and halving; at each, mean
-    and standard deviation over the patch. Random filters are known to serve as texture descriptors; layout is not seen.
+    Four levels of a 3 × 3 convolution with normal weights of unit gain (drawn from `seed`), ReLU and halving; at each,
+    mean and standard deviation over the patch. What is averaged says much of texture and little of layout.
 
     Parameters
     ----------
@@ -132,8 +132,8 @@ def squared_mmd(first: Floats, second: Floats) -> float:
 def kernel_distance(real: Floats, refined: Floats, generator: np.random.Generator, resamples: int = 500) -> Distance:
     """Return the squared maximum mean discrepancy of two sets of features, see :func:`squared_mmd`.
 
-    Features are first scaled to mean 0 and variance 1 over the real set and then compressed by arsinh, so that no single
-    one outweighs the others where the sets are far apart. In the bootstrap a pair of copies of one patch
+    Features are first scaled to mean 0 and variance 1 over the real set and then compressed by arsinh, so that no
+    single one outweighs the others where the sets are far apart. In the bootstrap a pair of copies of one patch
     counts as that patch with itself and is left out, so that the estimate stays unbiased.
 
     Parameters
@@ -350,8 +350,8 @@ def annotation_survival(
     Parameters
     ----------
     detect
-        Image (c, z, y, x) uint8 → what it finds: labels (z, y, x), 0 being background, or masks (n, z, y, x) bool, which
-        may overlap. One that was trained on simulated images is to be asked whether annotation still holds.
+        Image (c, z, y, x) uint8 → what it finds: labels (z, y, x), 0 being background, or masks (n, z, y, x) bool,
+        which may overlap. One that was trained on simulated images is to be asked whether annotation still holds.
     before, after
         The same simulations before and after refinement.
     threshold
@@ -385,8 +385,8 @@ def fit_pixel_detector(simulations: Sequence[Simulation], diameter: float, small
     """Fit the simplest detector that is trained on simulated images: a linear filter, a threshold, components.
 
     Each channel, blurred by 0, 1/16, 1/8 and 1/4 of the cell diameter and once by the whole of it, is weighed by ridge
-    regression towards +1 in objects and −1 outside, both counting the same. Touching cells fuse, so read its figures before
-    and after, not by themselves.
+    regression towards +1 in objects and −1 outside, both counting the same. Touching cells fuse, so read its figures
+    before and after, not by themselves.
 
     Parameters
     ----------
@@ -530,12 +530,10 @@ def _overlaps(detected: npt.NDArray[Any], truth: npt.NDArray[np.uint32]) -> Floa
         table = table.reshape(detections + 1, count + 1)
         shared, sizes, areas = table[1:, 1:], table[1:].sum(axis=1), table[:, 1:].sum(axis=0)
     else:
-        masks = detected.reshape(len(detected), -1).astype(bool)
-        shared = (
-            np.stack([np.bincount(objects[mask], minlength=count + 1)[1:] for mask in masks])
-            if len(masks)
-            else (np.zeros((0, count), dtype=np.intp))
-        )
+        masks = detected.reshape(len(detected), truth.size).astype(bool)
+        shared = np.zeros((len(masks), count), dtype=np.intp)
+        for index, mask in enumerate(masks):
+            shared[index] = np.bincount(objects[mask], minlength=count + 1)[1:]
         sizes, areas = masks.sum(axis=1), np.bincount(objects, minlength=count + 1)[1:]
     union = sizes[:, None] + areas[None] - shared
     return np.asarray(shared / np.maximum(union, 1), dtype=np.float64)

@@ -2,7 +2,8 @@
 
 1. `RefinementConfig` says how; :func:`resolved` fills in what follows from the images: patch, receptive field, kernels.
 2. :func:`update_of` is the schedule: the refiner alone on self-regularisation, the discriminator alone, then in turns.
-3. :func:`self_regularisation` and :func:`adversarial` are the losses; :func:`mix_history` is the buffer of refined images.
+3. :func:`self_regularisation` and :func:`adversarial` are the losses; :func:`mix_history` is the buffer of refined
+   images.
 4. :func:`refinement_stage` makes the stage for the training loop; its validation measures realism and whether the
    annotation survives, by which the weights are chosen and training ends.
 5. :func:`fit_refiner` runs it and wraps what came out.
@@ -90,7 +91,8 @@ class RefinementConfig(BaseModel):
     generator, discriminator
         Settings of the networks.
     patch
-        (z, y, x) voxels; by default three times the discriminator's receptive field, 64 to 128, less if images are smaller.
+        (z, y, x) voxels; by default three times the discriminator's receptive field, 64 to 128, less if images are
+        smaller.
     batch_size
         Simulated, and real, patches per step.
     diameters
@@ -156,8 +158,8 @@ class RefinementConfig(BaseModel):
 def update_of(step: int, config: RefinementConfig) -> Update:
     """Return what a step (0, 1, …) trains.
 
-    ``regularise``: the refiner on self-regularisation alone; ``discriminate``: the discriminator; ``refine``: the refiner
-    on both its losses.
+    ``regularise``: the refiner on self-regularisation alone; ``discriminate``: the discriminator; ``refine``: the
+    refiner on both its losses.
     """
     if step < config.pretrain_refiner:
         return "regularise"
@@ -207,8 +209,8 @@ def self_regularisation(
 def adversarial(scores: torch.Tensor, real: bool, kind: Literal["least_squares", "non_saturating"]) -> torch.Tensor:
     """Return the mean loss of scores that should say `real`.
 
-    ``least_squares``: ½ (score − 1)² for real, ½ score² else. ``non_saturating``: the cross-entropy of the score as a logit.
-    The refiner minimises it with ``real=True`` for its own images, which is the non-saturating form.
+    ``least_squares``: ½ (score − 1)² for real, ½ score² else. ``non_saturating``: the cross-entropy of the score as a
+    logit. The refiner minimises it with ``real=True`` for its own images, which is the non-saturating form.
     """
     wanted = torch.full_like(scores, float(real), dtype=torch.float32)
     if kind == "least_squares":
@@ -221,8 +223,9 @@ def mix_history(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mix new refined images with earlier ones and remember some of the new (Shrivastava 2017, section 2.3).
 
-    Half of the batch, rounded down, comes from the history as far as that holds so many; the rest are the first new ones.
-    Then as many new images as that half are remembered: added while there is room, else in place of random earlier ones.
+    Half of the batch, rounded down, comes from the history as far as that holds so many; the rest are the first new
+    ones. Then as many new images as that half are remembered: added while there is room, else in place of random
+    earlier ones.
 
     Parameters
     ----------
@@ -344,9 +347,9 @@ def refinement_stage(
     """Make the stage that trains a refiner, and the refiner that it trains.
 
     The stage counts its steps in ``extra["step"]`` and keeps earlier refined images in ``extra["history"]``. At each
-    validation it writes pairs (simulated, refined, real; one row each) as ``pairs_<step>.png`` into its folder. The score
-    is minus the kernel distance of :mod:`fewslice.synthesis.realism`, on patches that are not trained on, or −1000 where
-    the annotation has not survived; with the schedule's patience it ends the training.
+    validation it writes pairs (simulated, refined, real; one row each) as ``pairs_<step>.png`` into its folder. The
+    score is minus the kernel distance of :mod:`fewslice.synthesis.realism`, on patches that are not trained on, or
+    −1000 where the annotation has not survived; with the schedule's patience it ends the training.
 
     Parameters
     ----------

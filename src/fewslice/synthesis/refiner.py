@@ -3,8 +3,8 @@
 On disk it is a folder with ``refiner.safetensors`` (weights) and ``refiner.json`` (the rest), as a model is.
 
 Volumes are refined plane by plane unless the generator is a 3D one. Planes are the default: every volume holds many of
-them, so a few unlabelled volumes are enough to learn from, and one costs a third of the same number of voxels in 3D. A 3D
-generator is for volumes whose texture is continuous along z.
+them, so a few unlabelled volumes are enough to learn from, and one costs a third of the same number of voxels in 3D. A
+3D generator is for volumes whose texture is continuous along z.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def refine(
     bfloat16
         Compute in bfloat16; by default where the device is fast at it.
     tile
-        (z, y, x) voxels computed at once, their context not counted; by default about 2²⁰ in all. What comes out does not
-        depend on it beyond rounding.
+        (z, y, x) voxels computed at once, their context not counted; by default about 2²⁰ in all. What comes out does
+        not depend on it beyond rounding.
 
     Returns
     -------
