@@ -99,7 +99,7 @@ class Config(BaseModel):
     features: int = Field(16, ge=1, le=512, description="channels of the first layer, doubled by each later one")
     max_features: int = Field(128, ge=1, le=1024, description="channels of a layer are at most this many")
     spectral: bool = Field(
-        True, description="divide each layer's weights by their largest singular value (Miyato 2018)"
+        False, description="divide each layer's weights by their largest singular value (Miyato 2018)"
     )
 
     @field_validator("receptive_field")

@@ -108,7 +108,7 @@ def features(patches: Patches, seed: int = 0) -> Floats:
         inside = x.shape[1]
         weights = torch.randn(width, inside, 3, 3, generator=generator) * (2.0 / (9 * inside)) ** 0.5
         bias = 0.5 * torch.randn(width, generator=generator)
-        x = F.relu(F.conv2d(x, weights, bias))
+        x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weights, bias))
         flat = x.flatten(2).double()
         found += [flat.mean(2), flat.std(2, unbiased=False)]
         x = F.avg_pool2d(x, 2, ceil_mode=True)

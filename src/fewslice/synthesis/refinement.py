@@ -76,10 +76,10 @@ class Regularisation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    weight: float = Field(1.0, ge=0)
-    identity: float = Field(0.2, ge=0)
+    weight: float = Field(0.3, ge=0)
+    identity: float = Field(0.0, ge=0)
     low_pass: float = Field(1.0, ge=0)
-    gradient: float = Field(0.2, ge=0)
+    gradient: float = Field(1.0, ge=0)
     low_pass_diameters: float = Field(0.25, gt=0, le=2)
 
 
@@ -91,7 +91,7 @@ class RefinementConfig(BaseModel):
     generator, discriminator
         Settings of the networks.
     patch
-        (z, y, x) voxels; by default three times the discriminator's receptive field, 64 to 128, less if images are
+        (z, y, x) voxels; by default twice the discriminator's receptive field, 64 to 128, less if images are
         smaller.
     batch_size
         Simulated, and real, patches per step.
@@ -106,7 +106,7 @@ class RefinementConfig(BaseModel):
     pretrain_refiner, pretrain_discriminator
         Steps of each alone before they take turns.
     refiner_steps
-        Steps of the refiner to one of the discriminator.
+        Steps of the refiner to one of the discriminator; 2 as published.
     history
         Refined patches that are remembered; half of each batch of the discriminator comes from them. 0: none.
     simulations
@@ -128,21 +128,21 @@ class RefinementConfig(BaseModel):
     generator: spade_generator.Config = Field(default_factory=lambda: spade_generator.Config(max_features=32))
     discriminator: patch_discriminator.Config = Field(default_factory=patch_discriminator.Config)
     patch: Triple | None = None
-    batch_size: int = Field(8, ge=2)
+    batch_size: int = Field(4, ge=2)
     diameters: float = Field(1.25, gt=0, le=4)
     adversarial: Literal["least_squares", "non_saturating"] = "least_squares"
     regularisation: Regularisation = Field(default_factory=Regularisation)
     learning_rate: float = Field(5e-4, gt=0)
-    discriminator_learning_rate: float = Field(5e-4, gt=0)
+    discriminator_learning_rate: float = Field(1e-3, gt=0)
     pretrain_refiner: int = Field(50, ge=0)
     pretrain_discriminator: int = Field(50, ge=0)
-    refiner_steps: int = Field(2, ge=1)
+    refiner_steps: int = Field(1, ge=1)
     history: int = Field(256, ge=0)
     simulations: int = Field(64, ge=1)
     flips: bool = True
     normalisation: Method = "robust"
     validation_patches: int = Field(64, ge=8)
-    least_kept: float = Field(0.9, ge=0, le=1)
+    least_kept: float = Field(0.8, ge=0, le=1)
     schedule: Schedule = Field(
         default_factory=lambda: Schedule(warmup=0.0, decay="cosine", averaging=0.99, validations=20, patience=6)
     )
@@ -669,7 +669,7 @@ def _is_constant(image: npt.NDArray[Any]) -> bool:
 
 def _default_patch(field: Triple, shapes: Sequence[Triple], dims: int) -> Triple:
     smallest = np.array(shapes).min(axis=0)
-    wanted = int(np.clip(-(-3 * field[1] // 16) * 16, 64, 128))
+    wanted = int(np.clip(-(-2 * field[1] // 16) * 16, 64, 128))
     side = max(_SMALLEST_PATCH, min(wanted, *(int(n) // 8 * 8 for n in smallest[1:])))
     depth = int(min(smallest[0], max(8, -(-2 * field[0] // 8) * 8))) if dims == 3 else 1
     return (depth if depth < 8 else depth // 8 * 8, side, side)
