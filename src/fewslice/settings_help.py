@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from fewslice import registry
+from fewslice.networks import kinds
 
 __all__ = ["settings_text"]
 
@@ -45,7 +46,7 @@ def _rows(config: BaseModel, prefix: str) -> Iterator[str]:
 def _network_rows(settings: dict[str, object], prefix: str) -> Iterator[str]:
     kind = str(settings["kind"])
     yield f"  {prefix}kind = {kind}"
-    yield from _explained(f"one of {', '.join(registry.names('networks'))}; settings of {kind}:")
+    yield from _explained(f"one of {', '.join(kinds('segmentation'))}; settings of {kind}:")
     config = registry.load("networks", kind).Config(**{k: v for k, v in settings.items() if k != "kind"})
     yield from _rows(config, prefix)
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from fewslice import registry
 from fewslice.errors import InputError
+from fewslice.networks import kinds, purpose
 
 # Settings to try beside the defaults; a kind that is not listed is tried with its defaults alone.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -22,14 +23,36 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"features": 4, "depth": 3, "pooling": ((1, 2, 2), (2, 2, 2)), "upsampling": "transposed"},
     ],
     "residual_unet": [{"features": 4, "depth": 2}, {"features": 4, "depth": 2, "dims": 2}],
+    "spade_generator": [
+        {"features": 4, "depth": 2, "hidden": 4},
+        {"features": 4, "depth": 3, "hidden": 4, "pooling": ((1, 2, 2), (1, 3, 2))},
+        {"features": 4, "depth": 1, "hidden": 4, "dims": 3},
+        {"features": 4, "depth": 2, "hidden": 4, "dims": 3, "pooling": ((1, 2, 2),), "kernels": ((1, 3, 3), (3, 3, 3))},
+    ],
+    "patch_discriminator": [
+        {},
+        {"features": 4, "receptive_field": (1, 24, 17), "spectral": False},
+        {"features": 4, "receptive_field": (5, 12, 13), "dims": 3},
+    ],
 }
-CASES = [(kind, settings) for kind in registry.names("networks") for settings in VARIANTS.get(kind, [{}])]
+SEGMENTING = [(kind, settings) for kind in kinds("segmentation") for settings in VARIANTS.get(kind, [{}])]
+CHANGING = [(kind, settings) for kind in kinds("image_to_image") for settings in VARIANTS.get(kind, [{}])]
+JUDGING = [(kind, settings) for kind in kinds("discriminator") for settings in VARIANTS.get(kind, [{}])]
+CASES = SEGMENTING + CHANGING
 
 
 def build(kind: str, settings: dict[str, Any], in_channels: int = 2, out_channels: int = 3, seed: int = 0) -> Any:
+    """Build a network; one that changes images takes as many channels and gives at most as many."""
     module = registry.load("networks", kind)
     torch.manual_seed(seed)
+    if purpose(kind) == "image_to_image":
+        out_channels = min(in_channels, out_channels)
     return module.build(module.Config(**settings), in_channels, out_channels)
+
+
+def last(out: torch.Tensor) -> torch.Tensor:
+    """Return the last output channel of the first image."""
+    return out[0, -1]
 
 
 def extent(network: Any, cells: int = 3) -> tuple[int, ...]:
@@ -50,7 +73,7 @@ def test_attributes_and_output_shape(kind: str, settings: dict[str, Any]) -> Non
         assert network.halo[0] == 0
     x = torch.randn(2, 2, *extent(network))
     out = network(x)
-    assert out.shape == (2, 3, *x.shape[2:])
+    assert out.shape == (2, 2 if purpose(kind) == "image_to_image" else 3, *x.shape[2:])
     assert out.dtype == torch.float32
 
 
@@ -84,7 +107,7 @@ def test_halo_is_the_reach_of_the_gradient(kind: str, settings: dict[str, Any]) 
     # Max pooling passes the gradient to one voxel of each cell; several inputs show the others.
     for _ in range(3):
         x = torch.rand(1, 1, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
-        out = network(x)[0, 1]
+        out = last(network(x))
         for phase in range(max(divisor)):
             position = [m + min(phase, d - 1) for m, d in zip(middle, divisor, strict=True)]
             (gradient,) = torch.autograd.grad(out[tuple(position)], x, retain_graph=True)
@@ -145,13 +168,14 @@ def test_channels_last_and_bfloat16(kind: str, settings: dict[str, Any]) -> None
         torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         out = network(x)
-    assert out.dtype == torch.bfloat16
+    # What changes an image keeps the precision of the image it is added to.
+    assert out.dtype == (torch.float32 if purpose(kind) == "image_to_image" else torch.bfloat16)
     assert (out.float() - expected).abs().mean() < 0.03 * expected.std()
     out.float().square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
 
 
-@pytest.mark.parametrize(("kind", "settings"), CASES)
+@pytest.mark.parametrize(("kind", "settings"), SEGMENTING)
 def test_it_learns(kind: str, settings: dict[str, Any]) -> None:
     """In a few steps on one image the loss falls well below indifference (0.69): gradients reach what matters."""
     network = build(kind, settings | {"dropout": 0.0}, 1, 2)
@@ -166,7 +190,7 @@ def test_it_learns(kind: str, settings: dict[str, Any]) -> None:
     assert loss.item() < 0.5
 
 
-@pytest.mark.parametrize(("kind", "settings"), CASES)
+@pytest.mark.parametrize(("kind", "settings"), SEGMENTING)
 def test_starts_near_indifference(kind: str, settings: dict[str, Any]) -> None:
     """The last bias is 0 and logits are of order 1, so that training starts without a preferred class."""
     network = build(kind, settings)
@@ -176,6 +200,79 @@ def test_starts_near_indifference(kind: str, settings: dict[str, Any]) -> None:
     assert not head.bias.any()
     logits = network(torch.randn(2, 2, *extent(network)))
     assert 0.05 < logits.std() < 5
+
+
+@pytest.mark.parametrize(("kind", "settings"), CHANGING)
+def test_it_learns_to_change_images(kind: str, settings: dict[str, Any]) -> None:
+    """It starts near the image, and in a few steps learns to invert it where the condition says so."""
+    network = build(kind, settings, 2, 1)
+    image = torch.randn(2, 1, *extent(network), generator=torch.Generator().manual_seed(3))
+    there = (torch.arange(image.shape[-1]) % 8 < 4).expand(image.shape).float()
+    x = torch.cat((image, there), dim=1)
+    target = torch.where(there > 0, -0.5 * image, image)
+    assert (network(x) - image).abs().mean() < 0.3 * (target - image).abs().mean()
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    losses = []
+    for _ in range(80):
+        loss = (network(x) - target).abs().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(("kind", "settings"), JUDGING)
+def test_a_score_sees_its_receptive_field_and_no_more(kind: str, settings: dict[str, Any]) -> None:
+    """Measured by gradients, for the first and another score; extents and the seed are as the room promises."""
+    network = build(kind, settings, 1, 1).eval().double()
+    dims = network.dims
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_()
+    field, stride = network.receptive_field[3 - dims :], network.stride[3 - dims :]
+    shape = [f + 2 * s + 1 for f, s in zip(field, stride, strict=True)]
+    x = torch.rand(1, 1, *shape, dtype=torch.float64, requires_grad=True)
+    scores = network(x)
+    assert scores.shape[2:] == tuple((n - f) // s + 1 for n, f, s in zip(shape, field, stride, strict=True))
+    for index in (0, 1):
+        (gradient,) = torch.autograd.grad(scores[(0, 0, *[index] * dims)], x, retain_graph=True)
+        seen = gradient[0, 0].nonzero()
+        assert seen.amin(0).tolist() == [index * s for s in stride]
+        assert seen.amax(0).tolist() == [index * s + f - 1 for f, s in zip(field, stride, strict=True)]
+    with pytest.raises(InputError, match="receptive_field"):
+        network(torch.zeros(1, 1, *[f - 1 if f > 1 else f for f in field], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("kind", "settings"), JUDGING)
+def test_a_discriminator_learns_and_can_be_stored(kind: str, settings: dict[str, Any]) -> None:
+    """In bfloat16 and channels_last it comes to tell smooth from rough; equal weights give equal scores."""
+    network = build(kind, settings, 2, 1)
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), build(kind, settings, 2, 1).parameters(), strict=True)
+    )
+    layout = torch.channels_last if network.dims == 2 else torch.channels_last_3d
+    network.to(memory_format=layout)
+    shape = [f + 8 for f in network.receptive_field[3 - network.dims :]]
+    generator = torch.Generator().manual_seed(0)
+    rough = torch.randn(4, 2, *shape, generator=generator)
+    x = torch.cat((rough, rough.mean(dim=-1, keepdim=True).expand_as(rough) * 3)).contiguous(memory_format=layout)
+    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
+    for _ in range(30):
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = network(x)
+        assert scores.dtype == torch.bfloat16
+        one, other = scores.float().flatten(1).mean(1).split(4)
+        optimiser.zero_grad()
+        (other - one).mean().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        optimiser.step()
+    assert (one > other.max()).all()
+    network.eval()
+    copy = build(kind, settings, 2, 1, seed=1).eval()
+    copy.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(copy(x), network(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", registry.names("networks"))
@@ -190,6 +287,9 @@ def test_config(kind: str) -> None:
     assert isinstance(adapted, module.Config)
     assert adapted.adapted((2.0, 0.88, 0.88), (32, 64, 64)) == adapted
     assert module.Config(**adapted.model_dump(mode="json")) == adapted
-    network = module.build(adapted, 1, 2)
     patch = (32, 64, 64)
+    network = module.build(adapted, 2, 2)
+    if purpose(kind) == "discriminator":
+        assert network(torch.zeros(1, 2, *patch[3 - network.dims :])).shape[1] == 2
+        return
     assert all(p % d == 0 for p, d in zip(patch, network.divisor, strict=True))

@@ -10,6 +10,16 @@ A kind is a module with
 ``build(config, in_channels, out_channels) -> torch.nn.Module``
     `in_channels` image channels in, `out_channels` classes out, background included. Weights are drawn from torch's
     global generator: the same seed gives the same network.
+``PURPOSE``
+    What it is for, if that is not ``segmentation``:
+
+    ``image_to_image``
+        Changes images. The `in_channels` are the intensity and then what it is conditioned on; the `out_channels` are
+        the changed intensity instead of logits. All else is as below.
+    ``discriminator``
+        Scores patches of images. It keeps no extent, so it has neither `divisor` nor `halo` but ``receptive_field`` and
+        ``stride``, (z, y, x): along each axis, score i is that of the voxels from i·stride to i·stride +
+        receptive_field.
 
 The module that ``build`` returns has
 
@@ -27,3 +37,19 @@ The module that ``build`` returns has
 
 Images are what :mod:`fewslice.data.normalisation` makes of them. All kinds pass ``tests/contracts/test_networks.py``.
 """
+
+from __future__ import annotations
+
+from fewslice import registry
+
+__all__ = ["kinds", "purpose"]
+
+
+def purpose(kind: str) -> str:
+    """Return what a kind is for: ``segmentation``, ``image_to_image`` or ``discriminator``."""
+    return str(getattr(registry.load("networks", kind), "PURPOSE", "segmentation"))
+
+
+def kinds(wanted: str) -> list[str]:
+    """List the kinds for a purpose."""
+    return [kind for kind in registry.names("networks") if purpose(kind) == wanted]

@@ -25,12 +25,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fewslice.data.patches import Batch
 from fewslice.errors import FewsliceError, InputError
 from fewslice.files import write_atomic, write_json
 from fewslice.training.allocator import keep_memory
 from fewslice.training.run_folder import RunFolder
-from fewslice.training.stage import Schedule, Stage, Validation
+from fewslice.training.stage import Schedule, Stage, StepBatch, Validation
 
 __all__ = ["Cost", "Fitted", "Hardware", "Monitor", "fit", "measure_cost"]
 
@@ -309,19 +308,21 @@ def _set_up(stage: Stage, fabric: Any) -> None:
 
 
 def _ahead(
-    batches: Callable[[int], Batch], first: int, steps: int, fabric: Any, loaders: int
-) -> Generator[tuple[int, Batch], None, None]:
+    batches: Callable[[int], StepBatch], first: int, steps: int, fabric: Any, loaders: int
+) -> Generator[tuple[int, StepBatch], None, None]:
     """Yield (step, batch) for the remaining steps, the next ones being prepared meanwhile."""
     world, rank = fabric.world_size, fabric.global_rank
     ahead = 2 * loaders
 
-    def prepare(step: int) -> Batch:
+    def prepare(step: int) -> StepBatch:
         return batches(step * world + rank)
 
     threads = torch.get_num_threads()  # asked here, before a loader's own number becomes that of every new thread
     try:
         with ThreadPoolExecutor(loaders, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            waiting: list[Future[Batch]] = [pool.submit(prepare, s) for s in range(first, min(first + ahead, steps))]
+            waiting: list[Future[StepBatch]] = [
+                pool.submit(prepare, s) for s in range(first, min(first + ahead, steps))
+            ]
             try:
                 for step in range(first, steps):
                     batch = waiting.pop(0).result()

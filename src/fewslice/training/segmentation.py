@@ -24,6 +24,7 @@ from fewslice.data.patches import Batch, PatchSampler, TrainingVolume
 from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.model import Model, NetworkStep, Views, build_network
+from fewslice.networks import kinds, purpose
 from fewslice.training.fit import Fitted
 from fewslice.training.held_out import HeldOut
 from fewslice.training.signal import fit_signal
@@ -103,7 +104,9 @@ class SegmentationConfig(BaseModel):
     def _network_of_a_kind(cls, value: dict[str, Any]) -> dict[str, Any]:
         """Check the settings against the kind's own configuration and fill in its defaults."""
         if "kind" not in value:
-            raise ValueError(f"name its kind, one of {', '.join(registry.names('networks'))}")
+            raise ValueError(f"name its kind, one of {', '.join(kinds('segmentation'))}")
+        if purpose(str(value["kind"])) != "segmentation":
+            raise ValueError(f"{value['kind']} does not segment; choose one of {', '.join(kinds('segmentation'))}")
         module = registry.load("networks", str(value["kind"]))
         config = module.Config(**{k: v for k, v in value.items() if k != "kind"})
         return {"kind": value["kind"], **config.model_dump(mode="json")}

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from fewslice.data.patches import Batch
+__all__ = ["Schedule", "Stage", "StepBatch", "Validation"]
 
-__all__ = ["Schedule", "Stage", "Validation"]
+
+class StepBatch(Protocol):
+    """What one step learns from: whatever the stage's own step takes, as long as it can be moved to a device."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch on `device`."""
+        ...
 
 
 class Schedule(BaseModel):
@@ -90,8 +96,8 @@ class Stage:
     name: str
     modules: MutableMapping[str, nn.Module]
     optimisers: MutableMapping[str, torch.optim.Optimizer]
-    batches: Callable[[int], Batch]
-    step: Callable[[Stage, Batch, torch.Generator, Callable[[torch.Tensor], None]], dict[str, torch.Tensor]]
+    batches: Callable[[int], StepBatch]
+    step: Callable[[Stage, Any, torch.Generator, Callable[[torch.Tensor], None]], dict[str, torch.Tensor]]
     validate: Callable[[Stage], Validation | None] = lambda stage: None
     schedule: Schedule = field(default_factory=Schedule)
     extra: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,287 @@
+"""A trained refiner: simulated images in, images that look like the user's own out, the annotation untouched.
+
+On disk it is a folder with ``refiner.safetensors`` (weights) and ``refiner.json`` (the rest), as a model is.
+
+Volumes are refined plane by plane unless the generator is a 3D one. Planes are the default: every volume holds many of
+them, so a few unlabelled volumes are enough to learn from, and one costs a third of the same number of voxels in 3D. A
+3D generator is for volumes whose texture is continuous along z.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from fewslice.data.normalisation import Method, Normalisation
+from fewslice.errors import InputError
+from fewslice.files import write_atomic, write_json
+from fewslice.geometry import Box, cover
+from fewslice.model import prefers_bfloat16
+from fewslice.networks import spade_generator
+from fewslice.synthesis.patch_pairs import EXTRA_CHANNELS, condition
+from fewslice.synthesis.simulation import Simulation
+from fewslice.volume import Volume
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Refiner",
+    "build_generator",
+    "context",
+    "load_refiner",
+    "refine",
+    "save_refiner",
+    "to_grey",
+]
+
+FORMAT_VERSION = 1
+
+Triple = tuple[int, int, int]
+
+_TILE_VOXELS = 2**20
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """A generator with what its use needs.
+
+    Attributes
+    ----------
+    generator
+        The trained network, in evaluation mode.
+    config
+        Its settings.
+    channels
+        Of the images.
+    source
+        Normalisation of simulated images.
+    grey
+        Normalisation that refined images, 0 to 255, have: the real images' own where those are uint8 too.
+    voxel_size_um
+        (z, y, x) of the simulations it was trained on.
+    provenance
+        How it was trained.
+    """
+
+    generator: nn.Module
+    config: spade_generator.Config
+    channels: int
+    source: Normalisation
+    grey: Normalisation
+    voxel_size_um: tuple[float, float, float]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def build_generator(config: spade_generator.Config, channels: int) -> nn.Module:
+    """Build the network for images of so many channels and their annotation."""
+    return spade_generator.build(config, channels + EXTRA_CHANNELS, channels)
+
+
+def context(generator: nn.Module) -> Triple:
+    """Return the voxels (z, y, x) around a block that a generator is given: its halo, rounded up to its divisor.
+
+    Borders are given the mirrored image there, so that no part of a refined image lies where the network sees padding,
+    which it learns to tell from tissue.
+    """
+    return _triple(-(-h // d) * d for h, d in zip(_triple(generator.halo), _triple(generator.divisor), strict=True))
+
+
+def to_grey(normalised: npt.NDArray[np.float32], grey: Normalisation) -> npt.NDArray[np.uint8]:
+    """Turn normalised intensities (c, …) into grey values 0 to 255 by undoing `grey`; what exceeds them saturates."""
+    form = (-1,) + (1,) * (normalised.ndim - 1)
+    scale, offset = (np.asarray(v, dtype=np.float32).reshape(form) for v in (grey.scale, grey.offset))
+    grey_values: npt.NDArray[np.uint8] = np.clip(np.rint(normalised * scale + offset), 0, 255).astype(np.uint8)
+    return grey_values
+
+
+@torch.inference_mode()
+def refine(
+    refiner: Refiner,
+    simulation: Simulation,
+    seed: int,
+    *,
+    device: torch.device | str = "cpu",
+    bfloat16: bool | None = None,
+    tile: Triple | None = None,
+) -> Simulation:
+    """Refine a simulation.
+
+    Parameters
+    ----------
+    refiner
+        The trained refiner; its network is moved to `device`.
+    simulation
+        Of the channels and voxel size it was trained on; any extent.
+    seed
+        Of the noise: another seed gives another texture.
+    device
+        Where to compute.
+    bfloat16
+        Compute in bfloat16; by default where the device is fast at it.
+    tile
+        (z, y, x) voxels computed at once, their context not counted; by default about 2²⁰ in all. What comes out does
+        not depend on it beyond rounding.
+
+    Returns
+    -------
+    Simulation
+        The same annotation with a refined image, uint8.
+
+    Raises
+    ------
+    InputError
+        If channels or voxel size are others than in training.
+    """
+    _check(refiner, simulation)
+    network, where = refiner.generator.eval(), torch.device(device)
+    layout = torch.channels_last if refiner.config.dims == 2 else torch.channels_last_3d
+    network.to(device=where, memory_format=layout)  # type: ignore[call-overload]
+    divisor, margin = _triple(network.divisor), context(network)
+    wide = Box.of(tuple(-(-(n + 2 * m) // d) * d for n, m, d in zip(simulation.shape, margin, divisor, strict=True)))
+    place = wide.shift(tuple(-m for m in margin))
+    image = Volume.from_array(simulation.image).read_mirrored(place)
+    instances = Volume.from_array(simulation.instances).read_mirrored(place)[0]
+    noise = np.random.default_rng(seed).standard_normal(wide.shape, dtype=np.float32)
+    whole = condition(refiner.source.apply(image), instances, noise, refiner.config.dims)
+    half = prefers_bfloat16(where) if bfloat16 is None else bfloat16
+    refined = np.empty((refiner.channels, *simulation.shape), dtype=np.uint8)
+    block = tile or _default_tile(simulation.shape, refiner.config.dims)
+    block = _triple(max(d, t // d * d) for t, d in zip(block, divisor, strict=True))
+    for part in cover(simulation.shape, block, (0, 0, 0)):
+        ends = zip(part.write.stop, margin, divisor, strict=True)
+        read = Box(part.write.start, tuple(-(-(stop + 2 * m) // d) * d for stop, m, d in ends))
+        x = torch.from_numpy(whole[(slice(None), *read.slices)]).to(where)
+        x = x.movedim(1, 0) if refiner.config.dims == 2 else x[None]
+        with torch.autocast(where.type, torch.bfloat16, enabled=half):
+            out = network(x.contiguous(memory_format=layout)).float()
+        out = out.movedim(0, 1) if refiner.config.dims == 2 else out[0]
+        inside = tuple(slice(m, m + n) for m, n in zip(margin, part.write.shape, strict=True))
+        refined[(slice(None), *part.write.slices)] = to_grey(out[(slice(None), *inside)].cpu().numpy(), refiner.grey)
+    return replace(simulation, image=refined)
+
+
+class _Stored(BaseModel):
+    """The content of ``refiner.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int
+    generator: spade_generator.Config
+    channels: int
+    source: _Affine
+    grey: _Affine
+    voxel_size_um: tuple[float, float, float]
+    provenance: dict[str, Any]
+    weights_sha256: str
+
+
+class _Affine(BaseModel):
+    """A stored :class:`~fewslice.data.normalisation.Normalisation`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+def save_refiner(refiner: Refiner, folder: Path) -> None:
+    """Write ``refiner.safetensors`` and ``refiner.json`` into `folder`, weights first, each atomically."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in refiner.generator.state_dict().items()}
+    data = save(dict(sorted(tensors.items())))
+    write_atomic(folder / "refiner.safetensors", data)
+    source, grey = (_Affine(method=n.method, offset=n.offset, scale=n.scale) for n in (refiner.source, refiner.grey))
+    stored = _Stored(
+        format_version=FORMAT_VERSION,
+        generator=refiner.config,
+        channels=refiner.channels,
+        source=source,
+        grey=grey,
+        voxel_size_um=refiner.voxel_size_um,
+        provenance=refiner.provenance,
+        weights_sha256=hashlib.sha256(data).hexdigest(),
+    )
+    write_json(folder / "refiner.json", stored.model_dump(mode="json"))
+
+
+def load_refiner(folder: Path) -> Refiner:
+    """Read a refiner written by :func:`save_refiner`. Runs no code from the file.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, has unknown keys, or was written by a newer version.
+    """
+    from safetensors.torch import load
+
+    path, weights = folder / "refiner.json", folder / "refiner.safetensors"
+    if not path.is_file() or not weights.is_file():
+        raise InputError(f"{folder} holds no refiner.json with refiner.safetensors; train a refiner or copy its folder")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = int(content["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} does not describe a refiner; copy the whole folder again or retrain") from error
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, this fewslice reads up to {FORMAT_VERSION}; update fewslice"
+        )
+    try:
+        stored = _Stored(**content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {key}: {first['msg']}; copy the whole folder again or retrain") from error
+    data = weights.read_bytes()
+    if hashlib.sha256(data).hexdigest() != stored.weights_sha256:
+        raise InputError(f"{weights} is damaged: its content does not match the hash in {path.name}; copy it again")
+    network = build_generator(stored.generator, stored.channels)
+    try:
+        network.load_state_dict(load(data))
+    except RuntimeError as error:
+        raise InputError(f"{weights} does not fit the network in {path.name}; copy the whole folder again") from error
+    source, grey = (Normalisation(n.method, n.offset, n.scale) for n in (stored.source, stored.grey))
+    return Refiner(
+        network.eval(), stored.generator, stored.channels, source, grey, stored.voxel_size_um, stored.provenance
+    )
+
+
+def _check(refiner: Refiner, simulation: Simulation) -> None:
+    if len(simulation.image) != refiner.channels:
+        raise InputError(
+            f"the simulation has {len(simulation.image)} channels, but the refiner was trained on {refiner.channels}; "
+            "simulate the same channels or train another refiner"
+        )
+    pairs = list(zip(simulation.voxel_size_um, refiner.voxel_size_um, strict=True))[3 - refiner.config.dims :]
+    if any(abs(own / trained - 1) > 0.1 for own, trained in pairs):
+        raise InputError(
+            f"the simulation has voxels of {simulation.voxel_size_um} µm (z, y, x), but the refiner was trained on "
+            f"{refiner.voxel_size_um}; simulate at that size or train another refiner"
+        )
+
+
+def _triple(value: Any) -> Triple:
+    z, y, x = (int(v) for v in value)
+    return (z, y, x)
+
+
+def _default_tile(extent: Triple, dims: int) -> Triple:
+    """Whole planes, as many as make 2²⁰ voxels, where they fit; else squares or cubes of them."""
+    plane = extent[1] * extent[2]
+    if dims == 2:
+        side = int(_TILE_VOXELS**0.5)
+        return (max(1, _TILE_VOXELS // plane), *extent[1:]) if plane <= _TILE_VOXELS else (1, side, side)
+    if extent[0] * plane <= _TILE_VOXELS:
+        return extent
+    return (64, 128, 128)
