@@ -17,6 +17,10 @@ The module that ``build`` returns has
     2 or 3. A 2D network maps float tensors (b, c, y, x) to logits (b, classes, y, x), a 3D network (b, c, z, y, x) to
     (b, classes, z, y, x), always of the same spatial extent. The memory layout ``channels_last`` or
     ``channels_last_3d`` is fastest; results do not depend on it.
+
+    A network with several heads returns a named tuple of maps (b, channels, y, x) instead. Its attribute ``strides``
+    holds by name how many pixels a position of a map is wide and high: position (i, j) stands for the pixel
+    (stride · i, stride · j).
 ``divisor``
     (z, y, x): extents must be multiples of it, otherwise ``forward`` raises :class:`~fewslice.errors.InputError`.
     1 along z for 2D networks.
