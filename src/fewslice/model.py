@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from fewslice.data.neighbours import Neighbours, gather
 from fewslice.data.normalisation import Normalisation
 from fewslice.errors import InputError
 from fewslice.files import write_atomic, write_json
+from fewslice.morphology.proposals import Proposals, join
 
 __all__ = [
     "FORMAT_VERSION",
@@ -125,11 +126,11 @@ class Model:
     normalisation
         Applied to the image before the first step.
     outputs
-        What is written: one probability per foreground class.
+        What is written: one probability per foreground class, or of a model that proposes contours one score.
     class_values
         The value that class k had in the user's label files, at index k − 1.
     threshold
-        Foreground where the summed foreground probability reaches it.
+        Foreground where the summed foreground probability reaches it; contours are proposed where the score does.
     median
         Planes, odd, over which the probabilities' median is taken along the axis of the planes; 1: none is.
     voxel_size_um
@@ -161,7 +162,7 @@ class Model:
         self.normalisation = normalisation
         self.class_values = tuple(int(v) for v in class_values)
         names = ["foreground"] if len(self.class_values) == 1 else [f"class_{v}" for v in self.class_values]
-        self.outputs = tuple(Output(name=name) for name in names)
+        self.outputs = tuple(Output(name=name, kind="contour" if self.contours else "probability") for name in names)
         self.threshold = float(threshold)
         if median < 1 or median % 2 == 0:
             raise InputError(f"median is over {median} planes; give an odd number, 1 for none")
@@ -182,6 +183,11 @@ class Model:
         return max(int(network.dims) for network in self.networks)  # type: ignore[arg-type]
 
     @property
+    def contours(self) -> bool:
+        """Whether the model proposes contours; see :meth:`proposals`."""
+        return hasattr(self.networks[-1], "propose")
+
+    @property
     def plane_axis(self) -> int:
         """The axis (0, 1, 2 = z, y, x) along which planes are stacked: that of 2D networks, else z."""
         return self.steps[0].plane_axis
@@ -193,6 +199,8 @@ class Model:
         for step, network in zip(self.steps, self.networks, strict=True):
             total += np.asarray(_axes_of(network, step, "halo"))
             total[step.plane_axis] += step.gather.reach if step.gather is not None else 0
+            reach = int(getattr(network, "reach", 0))
+            total += [0 if axis == step.plane_axis else reach for axis in range(3)]
         total[self.plane_axis] += self.median // 2
         return (int(total[0]), int(total[1]), int(total[2]))
 
@@ -271,6 +279,60 @@ class Model:
         x = median_of_planes(x, self.median, self.plane_axis)
         x = x[0, :, : extent[0], : extent[1], : extent[2]]
         return np.ascontiguousarray(x.float().cpu().numpy())
+
+    @torch.inference_mode()
+    def proposals(
+        self, image: NDArray[np.generic], threshold: float | None = None, *, bfloat16: bool | None = None
+    ) -> tuple[NDArray[np.float32], Proposals]:
+        """Predict one block with a model that proposes contours.
+
+        Parameters
+        ----------
+        image
+            (c, z, y, x) raw intensities, context included; any numeric type.
+        threshold
+            Scores from which on a contour is proposed, 0–1; by default the model's.
+        bfloat16
+            Compute in bfloat16; by default where the device is fast at it.
+
+        Returns
+        -------
+        scores
+            (outputs, z, y, x) float32 in 0–1, as from :meth:`probabilities`.
+        proposals
+            In voxels of the block, none suppressed.
+
+        Raises
+        ------
+        InputError
+            If the model proposes no contours or averages views, or the number of channels is not the model's.
+        """
+        step, network = self.steps[-1], self.networks[-1]
+        if not self.contours or len(self.steps) > 1 or step.views != 1:
+            raise InputError(
+                f"contours are proposed by one network that sees one view, but this model has {len(self.steps)} "
+                f"network(s) and {step.views} view(s); predict with --views 1, with a model of the strategy contours"
+            )
+        self.check_channels(image.shape[0], "the image")
+        device = next(network.parameters()).device
+        use_bfloat16 = prefers_bfloat16(device) if bfloat16 is None else bfloat16
+        least = self.threshold if threshold is None else threshold
+        axis = step.plane_axis
+        x = torch.from_numpy(self.normalisation.apply(image))[None].to(device)
+        extent = tuple(e for a, e in enumerate(x.shape[2:]) if a != axis)
+        planes = _pad_to(x, self.divisor).movedim(2 + axis, 1)[0]
+        found, scores = [], []
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
+            for start, part in _in_groups(planes):
+                maps = network(part)
+                scores.append(network.scores(maps)[:, :, : extent[0], : extent[1]].cpu())  # type: ignore[operator]
+                proposed = network.propose(maps, least, extent)  # type: ignore[operator]
+                anchor, score, category, contour = (value.cpu().numpy() for value in proposed)
+                places = [anchor[:, 1], anchor[:, 2]]
+                places.insert(axis, anchor[:, 0] + start)
+                found.append(Proposals(np.stack(places, 1), score, category.astype(np.uint8), contour, axis))
+        volume = torch.cat(scores).movedim(0, 1 + axis).float().numpy()
+        return np.ascontiguousarray(volume), join(found)
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``model.json`` into `folder`, weights first, each atomically."""
@@ -455,13 +517,19 @@ def _run_step(
     if network.dims == 3:
         return _mean_of_views(network, x.contiguous(memory_format=torch.channels_last_3d), views)
     planes, behind = (t.movedim(2 + step.plane_axis, 1)[0] for t in (x, image))  # (planes, c, h, w)
-    group = max(1, 2**20 // (planes.shape[-1] * planes.shape[-2]))
     done = []
-    for start in range(0, len(planes), group):
-        stop = min(start + group, len(planes))
-        part = planes[start:stop] if step.gather is None else _gathered(step.gather, planes, behind, start, stop)
+    for start, part in _in_groups(planes):
+        if step.gather is not None:
+            part = _gathered(step.gather, planes, behind, start, start + len(part))
         done.append(_mean_of_views(network, part.contiguous(memory_format=torch.channels_last), views))
     return torch.cat(done)[None].movedim(1, 2 + step.plane_axis)
+
+
+def _in_groups(planes: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield planes (n, c, h, w) as many at a time as hold about 2²⁰ pixels, with the index of their first."""
+    group = max(1, 2**20 // (planes.shape[-1] * planes.shape[-2]))
+    for start in range(0, len(planes), group):
+        yield start, planes[start : start + group].contiguous(memory_format=torch.channels_last)
 
 
 def _gathered(
@@ -477,7 +545,9 @@ def _gathered(
 def _mean_of_views(network: nn.Module, x: torch.Tensor, views: list[View]) -> torch.Tensor:
     total: torch.Tensor | None = None
     for view in views:
-        p = undo_view(network(make_view(x, view)).float().softmax(1)[:, 1:], view)
+        out = network(make_view(x, view))
+        p = out.float().softmax(1)[:, 1:] if isinstance(out, torch.Tensor) else network.scores(out)  # type: ignore[operator]
+        p = undo_view(p, view)
         total = p if total is None else total + p
     assert total is not None
     return total / len(views)

@@ -77,6 +77,12 @@ class Proposals:
             self.anchor[index], self.score[index], self.category[index], self.contour[index], self.plane_axis
         )
 
+    def shifted(self, offset: Sequence[int]) -> Proposals:
+        """Return the proposals moved by (z, y, x) voxels."""
+        within = [o for axis, o in enumerate(offset) if axis != self.plane_axis]
+        contour = self.contour + np.asarray(within, np.float32)
+        return Proposals(self.anchor + np.asarray(offset), self.score, self.category, contour, self.plane_axis)
+
 
 def join(parts: Sequence[Proposals]) -> Proposals:
     """Put proposals of one volume together; at least one part, which may be empty."""

@@ -29,5 +29,15 @@ The module that ``build`` returns has
     0 along z for 2D networks. Blocks that start at multiples of the divisor and carry this context give the same
     values as the whole volume.
 
+A network that proposes contours (2D) returns maps that only it can read, and has besides
+
+``reach``
+    Contours depend on nothing further from their position than this and the halo, in pixels.
+``scores(maps) -> (b, classes, y, x)``
+    Scores 0–1 per foreground class.
+``propose(maps, threshold, extent) -> (anchor, score, category, contour)``
+    The contours of positions whose score reaches the threshold: (n, 3) plane and pixel (y, x) of the position, (n,),
+    (n,) class 1, 2, …, and (n, samples, 2) points (y, x) in pixels. What lies beyond `extent` (y, x) is no image.
+
 Images are what :mod:`fewslice.data.normalisation` makes of them. All kinds pass ``tests/contracts/test_networks.py``.
 """

@@ -1,10 +1,10 @@
 """Contour proposal network (Upschulte et al. 2022): a U-Net that proposes a closed contour at every second pixel.
 
 1. `Config` holds the settings; `Config.adapted` lowers the depth where a patch is too small for it.
-2. `ContourProposals` is the network: a U-Net as trunk and four heads, `ProposalMaps`.
+2. `ContourProposals` is the network: a U-Net as trunk and four heads, `ProposalMaps`. Its method `propose` reads off
+   what they say: the positions whose score reaches a threshold, with their contours.
 3. `contours_at` turns the maps at chosen positions into the points of contours; `refine` moves each point by the vector
    that the refinement field holds under it, again and again.
-4. `propose` reads off what the network proposes: the positions whose score reaches a threshold, with their contours.
 
 Contours are described in :mod:`fewslice.data.contours`, positions in :mod:`fewslice.data.contour_targets`. The network
 speaks in multiples of a typical radius, and what it adds is counted from a circle of that radius around the position:
@@ -24,7 +24,7 @@ from fewslice.data.contours import fourier_basis
 from fewslice.networks import unet
 from fewslice.networks.unet import UNet, convolution, initialise, normalisation, receptive_radius
 
-__all__ = ["Config", "ContourProposals", "Proposed", "ProposalMaps", "build", "contours_at", "propose", "refine"]
+__all__ = ["Config", "ContourProposals", "Proposed", "ProposalMaps", "build", "contours_at", "refine"]
 
 Triple = tuple[int, int, int]
 
@@ -170,6 +170,37 @@ class ContourProposals(nn.Module):
             torch.tanh(self.refinement(fine)) * self.config.refinement_reach_px,
         )
 
+    def scores(self, maps: ProposalMaps) -> Tensor:
+        """Return (b, classes, y, x) scores 0–1: every pixel has that of its position."""
+        score = maps.score.float().sigmoid()
+        return score.repeat_interleave(STRIDE, dim=2).repeat_interleave(STRIDE, dim=3)
+
+    def propose(self, maps: ProposalMaps, threshold: float, extent: tuple[int, int] | None = None) -> Proposed:
+        """Return the contours of all positions whose best score reaches a threshold, plane by plane, row by row.
+
+        Parameters
+        ----------
+        maps
+            What this network says of a batch of planes.
+        threshold
+            0–1.
+        extent
+            (y, x) of the image, where it has been extended to the divisor; None: that of the maps.
+        """
+        height, width = extent or maps.refinement.shape[2:]
+        scores = maps.score.float().sigmoid()[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
+        best, category = scores.max(dim=1)
+        anchors = (best >= threshold).nonzero()
+        found = [torch.zeros((0, self.config.samples, 2), device=best.device)]
+        for part in anchors.split(_AT_ONCE):  # bounds the memory where the network says yes everywhere
+            points, _, _ = contours_at(maps, part, self.config.samples)
+            iterations = self.config.refinement_iterations
+            refined = refine(points, part, maps.refinement, iterations, self.reach, (height, width))
+            found.append(refined[-1] if refined else points)
+        chosen = tuple(anchors.unbind(1))
+        pixel = anchors * torch.tensor([1, STRIDE, STRIDE], device=anchors.device)
+        return Proposed(pixel, best[chosen], category[chosen] + 1, torch.cat(found))
+
 
 def build(config: Config, in_channels: int, out_channels: int) -> ContourProposals:
     """Build the contour proposal network."""
@@ -255,38 +286,6 @@ def refine(
         points = points + torch.where(near, step, 0.0)
         found.append(points)
     return found
-
-
-def propose(
-    maps: ProposalMaps, threshold: float, config: Config, reach: int, extent: tuple[int, int] | None = None
-) -> Proposed:
-    """Return the contours of all positions whose best score reaches a threshold, plane by plane, row by row.
-
-    Parameters
-    ----------
-    maps
-        Of the network, on any device.
-    threshold
-        0–1.
-    config
-        The network's settings.
-    reach
-        See `refine`.
-    extent
-        (y, x) of the image, where it has been extended to the network's divisor; None: that of the maps.
-    """
-    height, width = extent or maps.refinement.shape[2:]
-    scores = maps.score.float().sigmoid()[:, :, : -(-height // STRIDE), : -(-width // STRIDE)]
-    best, category = scores.max(dim=1)
-    anchors = (best >= threshold).nonzero()
-    found = [torch.zeros((0, config.samples, 2), device=best.device)]
-    for part in anchors.split(_AT_ONCE):  # bounds the memory where a network says yes everywhere
-        points, _, _ = contours_at(maps, part, config.samples)
-        refined = refine(points, part, maps.refinement, config.refinement_iterations, reach, (height, width))
-        found.append(refined[-1] if refined else points)
-    chosen = tuple(anchors.unbind(1))
-    pixel = anchors * torch.tensor([1, STRIDE, STRIDE], device=anchors.device)
-    return Proposed(pixel, best[chosen], category[chosen] + 1, torch.cat(found))
 
 
 def _head(features: int, channels: int, dropout: float, gain: float = 1.0) -> nn.Sequential:

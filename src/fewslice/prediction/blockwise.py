@@ -1,7 +1,8 @@
 """The product: a volume of any size, block by block, into an OME-Zarr image with its segmentation.
 
 1. The plan: chunk, block and halo from the model and the volume.
-2. Every block: read with its halo, predict, crop, quantise, threshold, write, mark.
+2. Every block: read with its halo, predict, crop, quantise, threshold, write, mark. A model that proposes contours
+   writes its scores and, beside the output, the proposals of the block, which are segmented afterwards.
 3. When all are done: the pyramids, then the mark that everything is finished.
 """
 
@@ -28,6 +29,8 @@ from fewslice.errors import FewsliceError, InputError
 from fewslice.files import disk_error
 from fewslice.geometry import Block, Shape, cover
 from fewslice.model import Model
+from fewslice.morphology.proposals import Proposals
+from fewslice.prediction.proposals import folder_of, owned, write_block
 from fewslice.prediction.resampling import Resampling
 from fewslice.prediction.whole import quantised, segment_probabilities
 from fewslice.volume import Volume
@@ -35,6 +38,7 @@ from fewslice.volume import Volume
 __all__ = ["Prediction", "predict_volume"]
 
 _READ_VOXELS = {2: 2**25, 3: 3 * 2**22}
+_READ_VOXELS_CONTOURS = 2**22
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def predict_volume(
     image
         The volume, read block by block.
     output
-        An ``.ome.zarr`` folder: channels are the model's outputs (uint8, 0–255), ``labels/segmentation`` the classes.
+        An ``.ome.zarr`` folder: channels are the model's outputs (uint8, 0–255), ``labels/segmentation`` the classes;
+        of a model that proposes contours the scores, with the proposals in the folder ``.proposals`` beside it.
     model_id
         Identity of the model, part of the key that binds what is done.
     device
@@ -115,11 +120,17 @@ def predict_volume(
         If the output cannot be stored.
     """
     model.check_channels(image.channels, image.source)
+    if model.contours and factor is not None:
+        raise InputError(
+            f"{image.source} has another voxel than the model, which proposes contours and does not resample; "
+            "bring the image to the model's voxel before"
+        )
     threshold = model.threshold if threshold is None else threshold
     used_halo = model.halo if halo is None else halo
     divisor = model.divisor
     chunk = choose_chunk(image.shape, block)
-    context, align, limit = used_halo, divisor, _READ_VOXELS[model.dims]
+    context, align = used_halo, divisor
+    limit = _READ_VOXELS_CONTOURS if model.contours else _READ_VOXELS[model.dims]
     resampling = None if factor is None else Resampling.of(image.shape, factor)
     if resampling is not None:
         context, align = resampling.halo(used_halo, divisor), (1, 1, 1)
@@ -138,12 +149,18 @@ def predict_volume(
         "voxel_size_um": image.voxel_size_um and list(image.voxel_size_um),
         "resampled_by": factor and list(factor),
     }
+    if model.contours:
+        facts["plane_axis"] = model.plane_axis
     bound = {name: value for name, value in facts.items() if name != "image"}  # the content counts, not its place
     key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
     record_folder = output / ".fewslice"
+    proposed = folder_of(output) if model.contours else None
     if overwrite and output.is_dir():
         _remove(output)
+        _clear(folder_of(output), overwrite=True)
     if not output.exists():
+        if proposed is not None:
+            _clear(proposed, overwrite=overwrite)
         _create(output, image, model, chunk, facts | (attributes or {}), key)
     elif not (record_folder / "job.json").exists():
         raise InputError(f"{output} exists and was not made by predict; choose another output or pass --overwrite")
@@ -151,7 +168,9 @@ def predict_volume(
     if record.finished:
         return Prediction(output, Outcome(0, 0, ()), True, used_block, used_halo)
     probabilities = io.open_output(output)
-    segmentation = io.open_output(output, labels="segmentation")
+    segmentation = None if proposed is not None else io.open_output(output, labels="segmentation")
+    if proposed is not None:
+        proposed.mkdir(exist_ok=True)
     model.to(device)
 
     def read(item: Block) -> NDArray[np.generic]:
@@ -160,23 +179,32 @@ def predict_volume(
         except (InputError, OSError) as error:
             raise BlockFailure(f"cannot be read: {error}") from error
 
-    def compute(item: Block, raw: NDArray[np.generic]) -> NDArray[np.uint8]:
+    def compute(item: Block, raw: NDArray[np.generic]) -> tuple[NDArray[np.uint8], Proposals | None]:
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
             raise BlockFailure(f"NaN or infinite values between {item.read.start} and {item.read.stop} (z, y, x)")
+        inner = (slice(None), *item.crop.slices)
+        if proposed is not None:
+            scores, found = model.proposals(raw, threshold)
+            return quantised(scores[inner]), owned(found, item)
         if resampling is not None:
-            return quantised(resampling.predict(model, raw, item, used_halo))
-        return quantised(model.probabilities(raw)[(slice(None), *item.crop.slices)])
+            return quantised(resampling.predict(model, raw, item, used_halo)), None
+        return quantised(model.probabilities(raw)[inner]), None
 
-    def write(item: Block, stored: NDArray[np.uint8]) -> None:
+    def write(item: Block, result: tuple[NDArray[np.uint8], Proposals | None]) -> None:
+        stored, found = result
         probabilities.write(item.write, stored)
-        segmentation.write(item.write, segment_probabilities(stored, threshold))
+        if segmentation is not None:
+            segmentation.write(item.write, segment_probabilities(stored, threshold))
+        if proposed is not None and found is not None:
+            write_block(proposed, item, found)
 
     plan = cover(image.shape, used_block, context, align)
     outcome = run_blocks(plan, record, read=read, compute=compute, write=write, progress=progress)
     if not outcome.failed:
         if pyramids:
             io.write_pyramid(output)
-            io.write_pyramid(output, group="labels/segmentation")
+            if segmentation is not None:
+                io.write_pyramid(output, group="labels/segmentation")
         record.finish()
     return Prediction(output, outcome, False, used_block, used_halo)
 
@@ -188,6 +216,18 @@ def _remove(store: Path) -> None:
         shutil.rmtree(store)
     except OSError as error:
         raise disk_error(error, store) from error
+
+
+def _clear(folder: Path, *, overwrite: bool) -> None:
+    """Remove proposals whose output is gone, if they may be overwritten."""
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{folder} exists without its output; choose another output or pass --overwrite")
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from error
 
 
 def _create(output: Path, image: Volume, model: Model, chunk: Shape, facts: dict[str, Any], key: str) -> None:
@@ -207,15 +247,16 @@ def _create(output: Path, image: Volume, model: Model, chunk: Shape, facts: dict
             chunks=chunk,
             attributes=facts,
         )
-        io.create_labels(
-            begun,
-            "segmentation",
-            shape=image.shape,
-            dtype=np.uint8,
-            chunks=chunk,
-            voxel_size_um=image.voxel_size_um,
-            attributes={},
-        )
+        if not model.contours:
+            io.create_labels(
+                begun,
+                "segmentation",
+                shape=image.shape,
+                dtype=np.uint8,
+                chunks=chunk,
+                voxel_size_um=image.voxel_size_um,
+                attributes={},
+            )
         open_record(begun / ".fewslice", key, what=str(output))
         begun.replace(output)
         beside.rmdir()
