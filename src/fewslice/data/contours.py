@@ -282,8 +282,9 @@ def fourier_points(centre: Floats, coefficients: Floats, samples: int) -> Floats
     samples
         Points per contour.
     """
-    basis = fourier_basis(coefficients.shape[-2], samples).reshape(samples, -1)
-    y, x = (coefficients[..., part].reshape(len(centre), -1) @ basis.T for part in (slice(2, 4), slice(0, 2)))
+    count, order, _ = coefficients.shape
+    basis = fourier_basis(order, samples).reshape(samples, 2 * order)
+    y, x = (coefficients[..., part].reshape(count, 2 * order) @ basis.T for part in (slice(2, 4), slice(0, 2)))
     return np.stack((y, x), axis=-1) + centre[:, None]
 
 

@@ -231,11 +231,11 @@ def contours_at(maps: ProposalMaps, anchors: Tensor, samples: int) -> tuple[Tens
     image, row, column = anchors.unbind(1)
     position = STRIDE * anchors[:, 1:].float() + (STRIDE - 1) / 2
     centre = position + maps.location[image, :, row, column].float()
-    coefficients = maps.fourier[image, :, row, column].float().view(len(anchors), -1, 4)
+    coefficients = maps.fourier[image, :, row, column].float().unflatten(1, (-1, 4))
     order = coefficients.shape[1]
     basis = torch.as_tensor(fourier_basis(order, samples), dtype=torch.float32, device=centre.device)
     basis = basis.view(samples, 2 * order).T
-    y, x = (coefficients[..., part].reshape(len(anchors), -1) @ basis for part in (slice(2, 4), slice(0, 2)))
+    y, x = (coefficients[..., part].flatten(1) @ basis for part in (slice(2, 4), slice(0, 2)))
     return torch.stack((y, x), dim=-1) + centre[:, None], centre, coefficients
 
 

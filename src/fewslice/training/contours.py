@@ -266,7 +266,7 @@ def _contour_step(
             "box": losses.generalised_box_iou(_boxes(points), _boxes(contour)),
         }
         if refined:
-            found["refinement"] = torch.stack([losses.mean_l1(moved, contour) for moved in refined]).mean()
+            found["refinement"] = torch.stack([losses.mean_l1(moved, contour) for moved in refined]).sum()
         weights = config.loss_weights.model_dump()
         total = torch.stack([weights[name] * loss for name, loss in found.items()]).sum()
         stage.optimisers["network"].zero_grad()
@@ -410,7 +410,7 @@ def _matched(
 def _best_threshold(
     scores: NDArray[np.float32], hits: NDArray[np.bool_], objects: int, given: float | None
 ) -> tuple[float, float]:
-    """Return the threshold in hundredths with the best F1, the middle of equals, and that F1; or F1 at the given one."""
+    """Return the threshold in hundredths of the best F1, the middle of equals, and that F1; or F1 at the given one."""
     tried = np.arange(round(100 * _LOWEST), round(100 * _HIGHEST) + 1) / 100 if given is None else np.array([given])
     above = scores[None] >= tried[:, None]
     f1 = 2.0 * (above & hits[None]).sum(1) / np.maximum(above.sum(1) + objects, 1)

@@ -1,0 +1,1 @@
+"""★ Segmenters: what a model wrote becomes instances."""
