@@ -76,7 +76,7 @@ def read_proposals(output: Path) -> Proposals:
 
 def _read(path: Path, plane_axis: int) -> Proposals:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _TYPES}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged; predict again with --overwrite") from error

@@ -72,7 +72,8 @@ def painted_planes(instances: Proposals, shape: Sequence[int]) -> Iterator[tuple
     extent = tuple(int(n) for axis, n in enumerate(shape) if axis != instances.plane_axis)
     order = np.argsort(instances.plane, kind="stable")
     planes, first = np.unique(instances.plane[order], return_index=True)
-    for plane, members in zip(planes, np.split(order, first[1:]), strict=True):
+    groups = np.split(order, first[1:]) if len(planes) else []
+    for plane, members in zip(planes, groups, strict=True):
         names = np.concatenate(([0], members + 1)).astype(np.uint32)
         yield int(plane), names[paint(instances.contour[members], (extent[0], extent[1]))]
 
