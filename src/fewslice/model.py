@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,9 @@ FORMAT_VERSION = 2
 
 Triple = tuple[int, int, int]
 Views = Literal[1, 4, 8, 16]
+
+_GROUP_PIXELS = 2**20
+"""Planes go through a 2D network together as long as they hold no more pixels, context included."""
 
 
 class _Frozen(BaseModel):
@@ -318,19 +321,21 @@ class Model:
         use_bfloat16 = prefers_bfloat16(device) if bfloat16 is None else bfloat16
         least = self.threshold if threshold is None else threshold
         axis = step.plane_axis
-        x = torch.from_numpy(self.normalisation.apply(image))[None].to(device)
-        extent = tuple(e for a, e in enumerate(x.shape[2:]) if a != axis)
-        planes = _pad_to(x, self.divisor).movedim(2 + axis, 1)[0]
+        height, width = (e for a, e in enumerate(image.shape[1:]) if a != axis)
+        group = max(1, _GROUP_PIXELS // (height * width))
         found, scores = [], []
-        with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
-            for start, part in _in_groups(planes):
-                maps = network(part)
-                scores.append(network.scores(maps)[:, :, : extent[0], : extent[1]].cpu())  # type: ignore[operator]
-                proposed = network.propose(maps, least, extent)  # type: ignore[operator]
-                anchor, score, category, contour = (value.cpu().numpy() for value in proposed)
-                places = [anchor[:, 1], anchor[:, 2]]
-                places.insert(axis, anchor[:, 0] + start)
-                found.append(Proposals(np.stack(places, 1), score, category.astype(np.uint8), contour, axis))
+        for start in range(0, image.shape[1 + axis], group):
+            chosen = np.arange(start, min(start + group, image.shape[1 + axis]))
+            x = torch.from_numpy(self.normalisation.apply(image.take(chosen, 1 + axis)))[None].to(device)
+            planes = _pad_to(x, self.divisor).movedim(2 + axis, 1)[0].contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
+                maps = network(planes)
+            scores.append(network.scores(maps)[:, :, :height, :width].cpu())  # type: ignore[operator]
+            proposed = network.propose(maps, least, (height, width))  # type: ignore[operator]
+            anchor, score, category, contour = (value.cpu().numpy() for value in proposed)
+            places = [anchor[:, 1], anchor[:, 2]]
+            places.insert(axis, anchor[:, 0] + start)
+            found.append(Proposals(np.stack(places, 1), score, category.astype(np.uint8), contour, axis))
         volume = torch.cat(scores).movedim(0, 1 + axis).float().numpy()
         return np.ascontiguousarray(volume), join(found)
 
@@ -517,19 +522,13 @@ def _run_step(
     if network.dims == 3:
         return _mean_of_views(network, x.contiguous(memory_format=torch.channels_last_3d), views)
     planes, behind = (t.movedim(2 + step.plane_axis, 1)[0] for t in (x, image))  # (planes, c, h, w)
+    group = max(1, _GROUP_PIXELS // (planes.shape[-1] * planes.shape[-2]))
     done = []
-    for start, part in _in_groups(planes):
-        if step.gather is not None:
-            part = _gathered(step.gather, planes, behind, start, start + len(part))
+    for start in range(0, len(planes), group):
+        stop = min(start + group, len(planes))
+        part = planes[start:stop] if step.gather is None else _gathered(step.gather, planes, behind, start, stop)
         done.append(_mean_of_views(network, part.contiguous(memory_format=torch.channels_last), views))
     return torch.cat(done)[None].movedim(1, 2 + step.plane_axis)
-
-
-def _in_groups(planes: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield planes (n, c, h, w) as many at a time as hold about 2²⁰ pixels, with the index of their first."""
-    group = max(1, 2**20 // (planes.shape[-1] * planes.shape[-2]))
-    for start in range(0, len(planes), group):
-        yield start, planes[start : start + group].contiguous(memory_format=torch.channels_last)
 
 
 def _gathered(

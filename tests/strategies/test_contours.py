@@ -47,20 +47,19 @@ def _scene(seed: int, planes: int = 6, size: int = 96) -> tuple[Any, Any]:
     return image.astype(np.float32), labels
 
 
-def _sample(seed: int = 0, planes: str = "0:6") -> Sample:
-    image, labels = _scene(seed)
-    volume = Volume.from_array(image, (2.0, 0.5, 0.5))
-    return Sample("discs", volume, from_labels(labels, kind="instances", planes=[planes]))
+def _sample(seed: int = 0, planes: int = 1) -> Sample:
+    image, labels = _scene(seed, planes)
+    return Sample(f"discs {seed}", Volume.from_array(image, (2.0, 0.5, 0.5)), from_labels(labels, kind="instances"))
 
 
-def _train(sample: Sample, folder: Path, *, steps: int = 60, **options: Any) -> Model:
+def _train(samples: list[Sample], folder: Path, *, steps: int, **options: Any) -> Model:
     experiment = Experiment(strategy="contours", settings=SETTINGS, steps=steps, **options)
-    return workflow.train_samples(experiment, [sample], folder, hardware=CPU)
+    return workflow.train_samples(experiment, samples, folder, hardware=CPU)
 
 
 def test_it_finds_discs_of_another_image(tmp_path: Path) -> None:
-    """F1 ≥ 0.8 at IoU 0.5 after a minute's part; the label image has one id per disc."""
-    model = _train(_sample(), tmp_path / "run")
+    """F1 of at least 0.8 at IoU 0.5 after 60 steps; the threshold was found on held-out images."""
+    model = _train([_sample(seed) for seed in range(6)], tmp_path / "run", steps=60)
     assert model.contours and model.provenance["threshold_from"] == "held-out annotation"
     (figures,) = [e for e in read_lines(tmp_path / "run/log.jsonl") if e["event"] == "validation" and e["step"] == 60]
     assert 0.2 <= model.threshold <= 0.95 and figures["objects"] > 5
@@ -115,7 +114,7 @@ def test_an_interrupted_training_comes_out_the_same(tmp_path: Path) -> None:
                 workflow.train_samples(
                     experiment, [_sample()], tmp_path / name, hardware=hardware, monitor=_stop, monitor_every=5
                 )
-        model = _train(_sample(), tmp_path / name, steps=8, validation="none")
+        model = _train([_sample()], tmp_path / name, steps=8, validation="none")
         weights.append(model.networks[0].state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -128,7 +127,7 @@ def test_classes_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     image, labels = _scene(0)
     sample = Sample("discs", Volume.from_array(image), from_labels((labels > 0).astype(np.uint8)))
     with pytest.raises(InputError, match="pass --label-kind instances"):
-        _train(sample, tmp_path)
+        _train([sample], tmp_path, steps=1)
 
 
 def test_split_objects_are_said(tmp_path: Path) -> None:
@@ -136,17 +135,16 @@ def test_split_objects_are_said(tmp_path: Path) -> None:
     labels[0, 40:44, 40:44] = 0
     labels[0, 41, 41] = labels[0][labels[0] > 0][0]
     sample = Sample("discs", Volume.from_array(image), from_labels(labels, kind="instances"))
-    _train(sample, tmp_path, steps=1, validation="none")
-    assert any(
-        "1 annotated objects lie in several parts" in e.get("note", "") for e in read_lines(tmp_path / "log.jsonl")
-    )
+    _train([sample], tmp_path, steps=1, validation="none")
+    notes = [e.get("note", "") for e in read_lines(tmp_path / "log.jsonl")]
+    assert any("1 annotated objects lie in several parts" in note for note in notes)
 
 
 def test_the_verbs_train_and_predict(tmp_path: Path) -> None:
     """From files: instances named, settings given, and several images predicted into a folder."""
-    image, labels = _scene(0, planes=4)
-    tifffile.imwrite(tmp_path / "image.tif", image, metadata={"axes": "ZYX"})
-    tifffile.imwrite(tmp_path / "labels.tif", labels, metadata={"axes": "ZYX"})
+    image, labels = _scene(0, planes=2)
+    tifffile.imwrite(tmp_path / "image.tif", image, photometric="minisblack", metadata={"axes": "ZYX"})
+    tifffile.imwrite(tmp_path / "labels.tif", labels, photometric="minisblack", metadata={"axes": "ZYX"})
     experiment = Experiment(
         strategy="contours",
         settings=SETTINGS,
@@ -157,10 +155,9 @@ def test_the_verbs_train_and_predict(tmp_path: Path) -> None:
         steps=2,
     )
     run = workflow.train(experiment, tmp_path / "RUN", device="cpu")
-    (out,) = workflow.predict(
-        run, [str(tmp_path / "image.tif")], tmp_path / "OUT.ome.zarr", device="cpu", threshold=0.3
-    )
+    images = [str(tmp_path / "image.tif")]
+    (out,) = workflow.predict(run, images, tmp_path / "OUT.ome.zarr", device="cpu", threshold=0.3)
     assert (tmp_path / "OUT.proposals").is_dir() and io.open_volume(out).channel_names == ("foreground",)
-    assert len(proposals_of(out)) >= 0
+    assert len(suppress(proposals_of(out))) > 0
     with pytest.raises(InputError, match="sees one view"):
-        workflow.predict(run, [str(tmp_path / "image.tif")], tmp_path / "b.ome.zarr", device="cpu", views=4)
+        workflow.predict(run, images, tmp_path / "b.ome.zarr", device="cpu", views=4)

@@ -101,8 +101,8 @@ def open_segmentation(path: str | Path) -> Segmentation:
     if not segmentation.is_dir():
         if folder_of(place).is_dir():
             raise InputError(
-                f"{path} holds the scores of a contour model, which are no segmentation; make instances of its proposals "
-                "and evaluate those"
+                f"{path} holds the scores of a contour model, which are no segmentation; make instances of its "
+                "proposals and evaluate those"
             )
         return Segmentation(io.open_labels(path), source=str(path))
     labels = io.open_labels(segmentation)

@@ -38,7 +38,9 @@ from fewslice.volume import Volume
 __all__ = ["Prediction", "predict_volume"]
 
 _READ_VOXELS = {2: 2**25, 3: 3 * 2**22}
-_READ_VOXELS_CONTOURS = 2**22
+_READ_VOXELS_CONTOURS = 2**26
+_READ_PIXELS_CONTOURS = 2**22
+"""Of one plane: the halo of contours is wide, and a plane goes through the network as a whole."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ def predict_volume(
     divisor = model.divisor
     chunk = choose_chunk(image.shape, block)
     context, align = used_halo, divisor
-    limit = _READ_VOXELS_CONTOURS if model.contours else _READ_VOXELS[model.dims]
+    limit = _READ_VOXELS[model.dims]
+    if model.contours:
+        limit = min(_READ_VOXELS_CONTOURS, _READ_PIXELS_CONTOURS * chunk[model.plane_axis])
     resampling = None if factor is None else Resampling.of(image.shape, factor)
     if resampling is not None:
         context, align = resampling.halo(used_halo, divisor), (1, 1, 1)

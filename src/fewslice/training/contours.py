@@ -59,7 +59,11 @@ _PLANES_MEASURED = 64
 
 
 class LossWeights(BaseModel):
-    """Weights of the losses; all but the score's are in pixels or relative areas, at positive positions."""
+    """Weights of the losses, which but for the score's are taken at positive positions.
+
+    Those of lengths (location, Fourier coefficients, contour, refinement) are in multiples of the objects' typical radius
+    rather than in pixels: so the weights mean the same whatever the pixel, and large objects do not drown the score.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -258,15 +262,16 @@ def _contour_step(
         contour = truth.contour[truth.objects]
         points, centre, coefficients = contours_at(maps, truth.anchors, contour.shape[1])
         refined = refine(points, truth.anchors, maps.refinement, iterations, reach)
-        found = {
-            "score": losses.score_cross_entropy(maps.score, truth.score),
+        lengths = {
             "location": losses.mean_l1(centre, truth.centre[truth.objects]),
             "fourier": losses.fourier_l1(coefficients, truth.coefficients[truth.objects]),
             "contour": losses.mean_l1(points, contour),
-            "box": losses.generalised_box_iou(_boxes(points), _boxes(contour)),
         }
-        if refined:
-            found["refinement"] = torch.stack([losses.mean_l1(moved, contour) for moved in refined]).sum()
+        if refined:  # at every iteration
+            lengths["refinement"] = torch.stack([losses.mean_l1(moved, contour) for moved in refined]).sum()
+        found = {name: loss / network.radius for name, loss in lengths.items()}
+        found["score"] = losses.score_cross_entropy(maps.score, truth.score)
+        found["box"] = losses.generalised_box_iou(_boxes(points), _boxes(contour))
         weights = config.loss_weights.model_dump()
         total = torch.stack([weights[name] * loss for name, loss in found.items()]).sum()
         stage.optimisers["network"].zero_grad()
