@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from fewslice.errors import InputError
-from fewslice.losses import balanced_class_weights, cross_entropy, dice_cross_entropy, soft_dice
+from fewslice.losses import (
+    balanced_class_weights,
+    cross_entropy,
+    dice_cross_entropy,
+    fourier_l1,
+    generalised_box_iou,
+    mean_l1,
+    score_cross_entropy,
+    soft_dice,
+)
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 LOSSES: list[Loss] = [cross_entropy, soft_dice, dice_cross_entropy]
@@ -187,3 +196,66 @@ def test_shapes_and_classes_that_do_not_fit_are_refused() -> None:
         cross_entropy(logits, torch.zeros(1, 4), torch.ones(1, 4))
     with pytest.raises(InputError, match="2 classes"):
         cross_entropy(logits, torch.full((1, 4), 2), torch.ones(1, 4))
+
+
+# ------------------------------------------------------------------------------------------------------------- contours
+
+
+def test_scores_average_positives_and_negatives_separately_by_hand() -> None:
+    """Four positions of p = 0.8, 0.25, 0.5 and NaN: one positive, two negative, one unknown."""
+    logits = torch.tensor([[[log(4.0), -log(3.0), 0.0, float("nan")]]], requires_grad=True)
+    loss = score_cross_entropy(logits, torch.tensor([[1, 0, 0, -1]]))
+    assert loss.item() == pytest.approx(-log(0.8) + (-log(0.75) - log(0.5)) / 2, rel=1e-6)
+    loss.backward()
+    assert logits.grad is not None and logits.grad[0, 0, 3] == 0 and logits.grad.isfinite().all()
+
+
+def test_scores_of_several_classes_by_hand() -> None:
+    """A position of class 2: its score should be high, that of class 1 low."""
+    logits = torch.tensor([[[log(4.0)], [-log(3.0)]]])
+    loss = score_cross_entropy(logits, torch.tensor([[2]]))
+    assert loss.item() == pytest.approx(-log(0.2) - log(0.25), rel=1e-6)
+
+
+def test_fourier_coefficients_weigh_from_five_to_one_by_hand() -> None:
+    """Three orders: weights 5, 3, 1. Twelve coefficients, differences of 1, 2 and 4."""
+    target = torch.zeros(1, 3, 4)
+    predicted = target.clone()
+    predicted[0, 0, 1], predicted[0, 1, 2], predicted[0, 2, 3] = 1.0, -2.0, 4.0
+    assert fourier_l1(predicted, target).item() == pytest.approx((5 * 1 + 3 * 2 + 1 * 4) / 12)
+    assert fourier_l1(torch.ones(2, 1, 4), torch.zeros(2, 1, 4)).item() == pytest.approx(5.0)
+
+
+def test_mean_l1_by_hand() -> None:
+    assert mean_l1(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [1.0, 0.0]])).item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("other", "giou"),
+    [
+        ((0.0, 0.0, 2.0, 2.0), 1.0),
+        ((0.0, 1.0, 2.0, 3.0), 1 / 3),  # IoU 2/6, hull equals the union
+        ((1.0, 1.0, 3.0, 3.0), 1 / 7 - 2 / 9),  # the hull of 9 holds a union of 7
+        ((0.0, 4.0, 2.0, 6.0), -4 / 12),  # apart: a union of 8 in a hull of 12
+    ],
+)
+def test_generalised_box_iou_by_hand(other: tuple[float, ...], giou: float) -> None:
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
+    assert generalised_box_iou(boxes, torch.tensor([other])).item() == pytest.approx(1 - giou, abs=1e-6)
+    both = generalised_box_iou(boxes.repeat(2, 1), torch.cat((torch.tensor([other]), boxes)))
+    assert both.item() == pytest.approx((1 - giou) / 2, abs=1e-6)
+
+
+def test_losses_of_contours_are_zero_where_nothing_is_known() -> None:
+    """And gradients are finite, so that a batch without any object can be learned from."""
+    maps = torch.randn(2, 1, 4, 4, requires_grad=True)
+    nothing = maps.flatten()[:0]
+    found = [
+        score_cross_entropy(maps, torch.full((2, 4, 4), -1)),
+        fourier_l1(nothing.view(0, 5, 4), torch.zeros(0, 5, 4)),
+        mean_l1(nothing.view(0, 8, 2), torch.zeros(0, 8, 2)),
+        generalised_box_iou(nothing.view(0, 4), torch.zeros(0, 4)),
+    ]
+    assert [loss.item() for loss in found] == [0.0] * 4
+    torch.stack(found).sum().backward()
+    assert maps.grad is not None and not maps.grad.any()

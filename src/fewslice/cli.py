@@ -609,6 +609,10 @@ def _say_trained(folder: Path) -> None:
             last[event["stage"]] = event
     chosen = [e for e in read_lines(folder / "log.jsonl") if e.get("event") == "calibration"]
     for stage, event in last.items():
+        if "f1" in event:
+            counted = f"{event['objects']} held-out objects at threshold {event['threshold']:.2f}"
+            typer.echo(f"{stage}: F1 {event['f1']:.3f} (IoU 0.5) on {counted}")
+            continue
         typer.echo(
             f"{stage}: Dice {event['dice']:.3f} on held-out annotation, "
             f"{event['dice_at_threshold']:.3f} at threshold {event['threshold']:.2f}"

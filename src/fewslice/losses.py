@@ -11,6 +11,9 @@ Weight
     neither the loss nor any gradient. Where every weight is 0 the loss is 0.
 
 The paper's weight map (1 on annotated voxels, α on pseudo-labelled ones) is such a weight; see `cross_entropy`.
+
+Contours are judged by four more, which take what was predicted at the positive positions alone, so that nothing unknown
+reaches them; without any position they are 0: `score_cross_entropy`, `fourier_l1`, `mean_l1`, `generalised_box_iou`.
 """
 
 from __future__ import annotations
@@ -22,7 +25,16 @@ from torch import Tensor
 
 from fewslice.errors import InputError
 
-__all__ = ["balanced_class_weights", "cross_entropy", "dice_cross_entropy", "soft_dice"]
+__all__ = [
+    "balanced_class_weights",
+    "cross_entropy",
+    "dice_cross_entropy",
+    "fourier_l1",
+    "generalised_box_iou",
+    "mean_l1",
+    "score_cross_entropy",
+    "soft_dice",
+]
 
 
 def cross_entropy(
@@ -136,6 +148,70 @@ def dice_cross_entropy(
     return cross_entropy(logits, target, weight, class_weights, terms) + soft_dice(logits, target, weight)
 
 
+def score_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of scores: its mean over positive plus its mean over negative positions.
+
+    Parameters
+    ----------
+    logits
+        (b, classes, …), one per foreground class.
+    target
+        (b, …) integers: the class 1, 2, …, 0 for none, below 0 for unknown. With several classes the cross-entropies of
+        a position are summed: its class should score high, the others low.
+
+    Returns
+    -------
+    Tensor
+        Scalar ≥ 0, float32. Means over nothing are 0.
+    """
+    known = target >= 0
+    logits = torch.where(known[:, None], logits.float(), 0.0)
+    classes = torch.arange(1, logits.shape[1] + 1, device=target.device).view(1, -1, *[1] * (target.ndim - 1))
+    wanted = (target[:, None] == classes).to(logits.dtype)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1)
+    return _mean_where(loss, target > 0) + _mean_where(loss, target == 0)
+
+
+def fourier_l1(predicted: Tensor, target: Tensor, first: float = 5.0, last: float = 1.0) -> Tensor:
+    """Mean absolute difference of Fourier coefficients, weighted from `first` to `last` over the orders, linearly.
+
+    Parameters
+    ----------
+    predicted, target
+        (m, order, 4), in pixels.
+    first, last
+        Weight of the first and of the last order.
+    """
+    weights = torch.linspace(first, last, predicted.shape[1], device=predicted.device)[:, None]
+    return (weights * (predicted.float() - target)).abs().sum() / max(predicted.numel(), 1)
+
+
+def mean_l1(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of places, (m, …, 2) in pixels; 0 where there is none."""
+    return (predicted.float() - target).abs().sum() / max(predicted.numel(), 1)
+
+
+def generalised_box_iou(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean of 1 − GIoU over pairs of boxes, GIoU = IoU − (hull − union) / hull (Rezatofighi 2019).
+
+    Parameters
+    ----------
+    predicted, target
+        (m, 4): low y, low x, high y, high x, with high ≥ low.
+
+    Returns
+    -------
+    Tensor
+        Scalar in 0–2, float32; 0 without boxes.
+    """
+    predicted, target = predicted.float(), target.float()
+    common = _box_area(torch.maximum(predicted[:, :2], target[:, :2]), torch.minimum(predicted[:, 2:], target[:, 2:]))
+    union = _box_area(predicted[:, :2], predicted[:, 2:]) + _box_area(target[:, :2], target[:, 2:]) - common
+    hull = _box_area(torch.minimum(predicted[:, :2], target[:, :2]), torch.maximum(predicted[:, 2:], target[:, 2:]))
+    giou = common / union.clamp(min=1e-6) - (hull - union) / hull.clamp(min=1e-6)
+    return (1.0 - giou).sum() / max(len(predicted), 1)
+
+
 def balanced_class_weights(counts: Sequence[int], power: float = 0.5) -> Tensor:
     """Weights that favour rare classes, from the number of annotated voxels of each class.
 
@@ -187,6 +263,14 @@ def _known(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tens
             f"{logits.shape[1] - 1}; give such voxels weight 0 or build the network with more classes"
         )
     return logits, target, weight
+
+
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where, values, 0.0).sum() / _nonzero(where.sum())
+
+
+def _box_area(low: Tensor, high: Tensor) -> Tensor:
+    return (high - low).clamp(min=0.0).prod(dim=-1)
 
 
 def _nonzero(total: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from fewslice.data.neighbours import Neighbours, gather
 from fewslice.data.normalisation import Normalisation
 from fewslice.errors import InputError
 from fewslice.files import write_atomic, write_json
+from fewslice.morphology.proposals import Proposals, join
 
 __all__ = [
     "FORMAT_VERSION",
@@ -40,6 +41,9 @@ FORMAT_VERSION = 3
 
 Triple = tuple[int, int, int]
 Views = Literal[1, 4, 8, 16]
+
+_GROUP_PIXELS = 2**20
+"""Planes go through a 2D network together as long as they hold no more pixels, context included."""
 
 
 class _Frozen(BaseModel):
@@ -126,11 +130,11 @@ class Model:
     normalisation
         Applied to the image before the first step.
     outputs
-        What is written: one probability per foreground class.
+        What is written: one probability per foreground class, or of a model that proposes contours one score.
     class_values
         The value that class k had in the user's label files, at index k − 1.
     threshold
-        Foreground where the summed foreground probability reaches it.
+        Foreground where the summed foreground probability reaches it; contours are proposed where the score does.
     median
         Planes, odd, over which the probabilities' median is taken along the axis of the planes; 1: none is.
     voxel_size_um
@@ -166,7 +170,7 @@ class Model:
         self.normalisation = normalisation
         self.class_values = tuple(int(v) for v in class_values)
         names = ["foreground"] if len(self.class_values) == 1 else [f"class_{v}" for v in self.class_values]
-        self.outputs = tuple(Output(name=name) for name in names)
+        self.outputs = tuple(Output(name=name, kind="contour" if self.contours else "probability") for name in names)
         self.threshold = float(threshold)
         if median < 1 or median % 2 == 0:
             raise InputError(f"median is over {median} planes; give an odd number, 1 for none")
@@ -188,6 +192,11 @@ class Model:
         return max(int(network.dims) for network in self.networks)  # type: ignore[arg-type]
 
     @property
+    def contours(self) -> bool:
+        """Whether the model proposes contours; see :meth:`proposals`."""
+        return hasattr(self.networks[-1], "propose")
+
+    @property
     def plane_axis(self) -> int:
         """The axis (0, 1, 2 = z, y, x) along which planes are stacked: that of 2D networks, else z."""
         return self.steps[0].plane_axis
@@ -199,6 +208,8 @@ class Model:
         for step, network in zip(self.steps, self.networks, strict=True):
             total += np.asarray(_axes_of(network, step, "halo"))
             total[step.plane_axis] += step.gather.reach if step.gather is not None else 0
+            reach = int(getattr(network, "reach", 0))
+            total += [0 if axis == step.plane_axis else reach for axis in range(3)]
         total[self.plane_axis] += self.median // 2
         return (int(total[0]), int(total[1]), int(total[2]))
 
@@ -283,6 +294,62 @@ class Model:
         x = median_of_planes(x, self.median, self.plane_axis)
         x = x[0, :, : extent[0], : extent[1], : extent[2]]
         return np.ascontiguousarray(x.float().cpu().numpy())
+
+    @torch.inference_mode()
+    def proposals(
+        self, image: NDArray[np.generic], threshold: float | None = None, *, bfloat16: bool | None = None
+    ) -> tuple[NDArray[np.float32], Proposals]:
+        """Predict one block with a model that proposes contours.
+
+        Parameters
+        ----------
+        image
+            (c, z, y, x) raw intensities, context included; any numeric type.
+        threshold
+            Scores from which on a contour is proposed, 0–1; by default the model's.
+        bfloat16
+            Compute in bfloat16; by default where the device is fast at it.
+
+        Returns
+        -------
+        scores
+            (outputs, z, y, x) float32 in 0–1, as from :meth:`probabilities`.
+        proposals
+            In voxels of the block, none suppressed.
+
+        Raises
+        ------
+        InputError
+            If the model proposes no contours or averages views, or the number of channels is not the model's.
+        """
+        step, network = self.steps[-1], self.networks[-1]
+        if not self.contours or len(self.steps) > 1 or step.views != 1:
+            raise InputError(
+                f"contours are proposed by one network that sees one view, but this model has {len(self.steps)} "
+                f"network(s) and {step.views} view(s); predict with --views 1, with a model of the strategy contours"
+            )
+        self.check_channels(image.shape[0], "the image")
+        device = next(network.parameters()).device
+        use_bfloat16 = prefers_bfloat16(device) if bfloat16 is None else bfloat16
+        least = self.threshold if threshold is None else threshold
+        axis = step.plane_axis
+        height, width = (e for a, e in enumerate(image.shape[1:]) if a != axis)
+        group = max(1, _GROUP_PIXELS // (height * width))
+        found, scores = [], []
+        for start in range(0, image.shape[1 + axis], group):
+            chosen = np.arange(start, min(start + group, image.shape[1 + axis]))
+            x = torch.from_numpy(self.normalisation.apply(image.take(chosen, 1 + axis)))[None].to(device)
+            planes = _pad_to(x, self.divisor).movedim(2 + axis, 1)[0].contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
+                maps = network(planes)
+            scores.append(network.scores(maps)[:, :, :height, :width].cpu())  # type: ignore[operator]
+            proposed = network.propose(maps, least, (height, width))  # type: ignore[operator]
+            anchor, score, category, contour = (value.cpu().numpy() for value in proposed)
+            places = [anchor[:, 1], anchor[:, 2]]
+            places.insert(axis, anchor[:, 0] + start)
+            found.append(Proposals(np.stack(places, 1), score, category.astype(np.uint8), contour, axis))
+        volume = torch.cat(scores).movedim(0, 1 + axis).float().numpy()
+        return np.ascontiguousarray(volume), join(found)
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``model.json`` into `folder`, weights first, each atomically."""
@@ -469,7 +536,7 @@ def _run_step(
     if network.dims == 3:
         return _mean_of_views(network, x.contiguous(memory_format=torch.channels_last_3d), views)
     planes, behind = (t.movedim(2 + step.plane_axis, 1)[0] for t in (x, image))  # (planes, c, h, w)
-    group = max(1, 2**20 // (planes.shape[-1] * planes.shape[-2]))
+    group = max(1, _GROUP_PIXELS // (planes.shape[-1] * planes.shape[-2]))
     done = []
     for start in range(0, len(planes), group):
         stop = min(start + group, len(planes))
@@ -491,7 +558,9 @@ def _gathered(
 def _mean_of_views(network: nn.Module, x: torch.Tensor, views: list[View]) -> torch.Tensor:
     total: torch.Tensor | None = None
     for view in views:
-        p = undo_view(network(make_view(x, view)).float().softmax(1)[:, 1:], view)
+        out = network(make_view(x, view))
+        p = out.float().softmax(1)[:, 1:] if isinstance(out, torch.Tensor) else network.scores(out)  # type: ignore[operator]
+        p = undo_view(p, view)
         total = p if total is None else total + p
     assert total is not None
     return total / len(views)

@@ -63,7 +63,8 @@ def _bar() -> Iterator[Listener]:
                 if kind == "step":
                     note["loss"] = f"loss {event['loss']['total']:.3f}"
                 elif kind == "validation":
-                    note["dice"] = f"Dice {event['dice']:.3f}"
+                    name_of_score, key = ("F1", "f1") if "f1" in event else ("Dice", "dice")
+                    note["score"] = f"{name_of_score} {event[key]:.3f}"
                 progress.update(tasks[name], completed=event["step"], note="  ".join(note.values()))
             elif kind == "cost":
                 progress.console.print(_cost(event), highlight=False, markup=False)

@@ -34,11 +34,16 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"features": 4, "receptive_field": (1, 24, 17), "spectral": False},
         {"features": 4, "receptive_field": (5, 12, 13), "dims": 3},
     ],
+    "contour_proposals": [
+        {"features": 4, "depth": 2},
+        {"features": 4, "depth": 3, "order": 2, "refinement_buckets": 2},
+    ],
 }
 SEGMENTING = [(kind, settings) for kind in kinds("segmentation") for settings in VARIANTS.get(kind, [{}])]
 CHANGING = [(kind, settings) for kind in kinds("image_to_image") for settings in VARIANTS.get(kind, [{}])]
 JUDGING = [(kind, settings) for kind in kinds("discriminator") for settings in VARIANTS.get(kind, [{}])]
-CASES = SEGMENTING + CHANGING
+PROPOSING = [(kind, settings) for kind in kinds("contours") for settings in VARIANTS.get(kind, [{}])]
+CASES = SEGMENTING + CHANGING + PROPOSING
 
 
 def build(kind: str, settings: dict[str, Any], in_channels: int = 2, out_channels: int = 3, seed: int = 0) -> Any:
@@ -50,9 +55,14 @@ def build(kind: str, settings: dict[str, Any], in_channels: int = 2, out_channel
     return module.build(module.Config(**settings), in_channels, out_channels)
 
 
-def last(out: torch.Tensor) -> torch.Tensor:
-    """Return the last output channel of the first image."""
-    return out[0, -1]
+def maps(network: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """All maps of a network by name; a network with one head has one, of logits."""
+    out = network(x)
+    return {"logits": out} if isinstance(out, torch.Tensor) else out._asdict()
+
+
+def strides(network: Any) -> dict[str, int]:
+    return getattr(network, "strides", {"logits": 1})
 
 
 def extent(network: Any, cells: int = 3) -> tuple[int, ...]:
@@ -72,9 +82,13 @@ def test_attributes_and_output_shape(kind: str, settings: dict[str, Any]) -> Non
         assert network.divisor[0] == 1
         assert network.halo[0] == 0
     x = torch.randn(2, 2, *extent(network))
-    out = network(x)
-    assert out.shape == (2, 2 if purpose(kind) == "image_to_image" else 3, *x.shape[2:])
-    assert out.dtype == torch.float32
+    found = maps(network, x)
+    assert set(found) == set(strides(network))
+    for name, out in found.items():
+        assert tuple(e * strides(network)[name] for e in out.shape[2:]) == x.shape[2:]
+        assert out.shape[0] == 2 and out.dtype == torch.float32
+    channels = 2 if purpose(kind) == "image_to_image" else 3
+    assert "logits" not in found or found["logits"].shape[1] == channels
 
 
 @pytest.mark.parametrize(("kind", "settings"), CASES)
@@ -85,7 +99,7 @@ def test_extents_that_do_not_divide_are_refused_by_name(kind: str, settings: dic
         wrong = list(extent(network))
         wrong[axis] += 1
         if divisor == 1:
-            assert network(torch.randn(2, 2, *wrong)).shape[2:] == tuple(wrong)
+            assert all(out.shape[2:] == tuple(wrong) for out in maps(network, torch.randn(2, 2, *wrong)).values())
         else:
             with pytest.raises(InputError, match="multiples of"):
                 network(torch.randn(2, 2, *wrong))
@@ -97,7 +111,7 @@ def test_halo_is_the_reach_of_the_gradient(kind: str, settings: dict[str, Any]) 
     network = build(kind, settings, 1, 2).eval().double()
     with torch.no_grad():  # positive weights: nothing cancels, no unit is dead
         for parameter in network.parameters():
-            parameter.abs_()
+            parameter.abs_().mul_(0.2)  # small: nothing that is squashed is saturated
     dims = network.dims
     halo, divisor = network.halo[3 - dims :], network.divisor[3 - dims :]
     shape = [d * (2 * -(-h // d) + 3) for h, d in zip(halo, divisor, strict=True)]
@@ -107,14 +121,17 @@ def test_halo_is_the_reach_of_the_gradient(kind: str, settings: dict[str, Any]) 
     # Max pooling passes the gradient to one voxel of each cell; several inputs show the others.
     for _ in range(3):
         x = torch.rand(1, 1, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
-        out = last(network(x))
-        for phase in range(max(divisor)):
-            position = [m + min(phase, d - 1) for m, d in zip(middle, divisor, strict=True)]
-            (gradient,) = torch.autograd.grad(out[tuple(position)], x, retain_graph=True)
-            seen = gradient[0, 0].nonzero() - torch.tensor(position)
-            reach = seen.abs().amax(0).tolist()
-            assert all(r <= h for r, h in zip(reach, halo, strict=True)), (position, reach)
-            furthest = [max(f, r) for f, r in zip(furthest, reach, strict=True)]
+        for name, out in maps(network, x).items():
+            stride = strides(network)[name]
+            for phase in range(0, max(divisor), stride):
+                position = [m + min(phase, d - stride) for m, d in zip(middle, divisor, strict=True)]
+                seen_at = out[(0, -1, *(p // stride for p in position))]
+                (gradient,) = torch.autograd.grad(seen_at, x, retain_graph=True)
+                seen = gradient[0, 0].nonzero() - torch.tensor(position)
+                assert len(seen)
+                reach = seen.abs().amax(0).tolist()
+                assert all(r <= h for r, h in zip(reach, halo, strict=True)), (name, position, reach)
+                furthest = [max(f, r) for f, r in zip(furthest, reach, strict=True)]
     assert furthest == list(halo)
 
 
@@ -130,7 +147,10 @@ def test_a_block_with_its_halo_equals_the_whole(kind: str, settings: dict[str, A
     inner = tuple(slice(m, m + 2 * d) for m, d in zip(margin, divisor, strict=True))
     outer = tuple(slice(s.start + d, s.stop + d) for s, d in zip(inner, divisor, strict=True))
     with torch.no_grad():
-        torch.testing.assert_close(network(block)[(..., *inner)], network(whole)[(..., *outer)])
+        part, full = maps(network, block), maps(network, whole)
+    for name, stride in strides(network).items():
+        here, there = (tuple(slice(s.start // stride, s.stop // stride) for s in box) for box in (inner, outer))
+        torch.testing.assert_close(part[name][(..., *here)], full[name][(..., *there)])
 
 
 @pytest.mark.parametrize(("kind", "settings"), CASES)
@@ -148,9 +168,11 @@ def test_state_dict_round_trip(kind: str, settings: dict[str, Any]) -> None:
     network.eval()
     other.eval()
     with torch.no_grad():
-        assert not torch.equal(other(x), network(x))
+        expected, before = maps(network, x), maps(other, x)
+        assert not any(torch.equal(before[name], expected[name]) for name in expected)
         other.load_state_dict(network.state_dict())
-        assert torch.equal(other(x), network(x))
+        after = maps(other, x)
+        assert all(torch.equal(after[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(("kind", "settings"), CASES)
@@ -161,17 +183,20 @@ def test_channels_last_and_bfloat16(kind: str, settings: dict[str, Any]) -> None
     network(x)
     network.eval()
     with torch.no_grad():
-        expected = network(x)
+        expected = maps(network, x)
     network.to(memory_format=layout)
     x = x.contiguous(memory_format=layout)
     with torch.no_grad():
-        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
+        for name, out in maps(network, x).items():
+            torch.testing.assert_close(out, expected[name], rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
-        out = network(x)
+        found = maps(network, x)
     # What changes an image keeps the precision of the image it is added to.
-    assert out.dtype == (torch.float32 if purpose(kind) == "image_to_image" else torch.bfloat16)
-    assert (out.float() - expected).abs().mean() < 0.03 * expected.std()
-    out.float().square().mean().backward()
+    kept = torch.float32 if purpose(kind) == "image_to_image" else torch.bfloat16
+    assert next(iter(found.values())).dtype == kept
+    for name, out in found.items():
+        assert (out.float() - expected[name]).abs().mean() < 0.03 * expected[name].std()
+    sum(out.float().square().mean() for out in found.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
 
 
@@ -180,10 +205,14 @@ def test_it_learns(kind: str, settings: dict[str, Any]) -> None:
     """In a few steps on one image the loss falls well below indifference (0.69): gradients reach what matters."""
     network = build(kind, settings | {"dropout": 0.0}, 1, 2)
     x = torch.randn(2, 1, *extent(network), generator=torch.Generator().manual_seed(3))
-    target = (x[:, 0] > 0).long()
+    name, stride = next(iter(strides(network).items()))
+    target = (x[(slice(None), 0, *(slice(None, None, stride),) * network.dims)] > 0).long()
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     for _ in range(60):
-        loss = torch.nn.functional.cross_entropy(network(x), target)
+        logits = maps(network, x)[name]
+        if logits.shape[1] == 1:  # of the only class
+            logits = torch.cat((torch.zeros_like(logits), logits), 1)
+        loss = torch.nn.functional.cross_entropy(logits, target)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -198,7 +227,7 @@ def test_starts_near_indifference(kind: str, settings: dict[str, Any]) -> None:
     name = "fc6" if kind == "cnn_2d" else "head"
     head = getattr(network, name, last)
     assert not head.bias.any()
-    logits = network(torch.randn(2, 2, *extent(network)))
+    logits = next(iter(maps(network, torch.randn(2, 2, *extent(network))).values()))
     assert 0.05 < logits.std() < 5
 
 

@@ -251,7 +251,7 @@ def test_regions_need_room() -> None:
     assert result.how == "none"
     assert np.array_equal(result.train[0], annotation.annotated)
     assert not result.validation[0].any()
-    assert "threshold 0.5" in result.note
+    assert "default threshold" in result.note
 
 
 def test_a_small_sample_stays_whole_beside_a_large_one() -> None:

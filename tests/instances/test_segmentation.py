@@ -19,6 +19,7 @@ from skimage.segmentation import watershed
 
 from fewslice import io, registry
 from fewslice.blocks.job import Opened
+from fewslice.blocks.record import Record
 from fewslice.errors import InputError
 from fewslice.instances import open_outputs, segment_store, segmentation
 from fewslice.instances.passes import Grid, LabelBlocks
@@ -244,7 +245,7 @@ def _kill(patch: pytest.MonkeyPatch, where: str) -> None:
         "union": (segmentation.np, "save", lambda path, *_: path.name == "names.npy"),
         "create": (segmentation.io, "create_labels", lambda *_: True),
         "pyramid": (segmentation.io, "write_pyramid", lambda *_: True),
-        "finish": (segmentation.Record, "finish", lambda record: record.folder.name == "instances"),
+        "finish": (Record, "finish", lambda record: record.folder.name == "instances"),
     }[where]
     real = getattr(owner, name)
 

@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "neighbours": {"planes": 5},
     },
 }
-KINDS = registry.names("strategies")
+KINDS = [kind for kind in registry.names("strategies") if kind != "contours"]  # it finds objects: test_contours.py
 PARTS = {
     kind: [name for name in settings if isinstance(settings[name], dict) and "views" in settings[name]]
     for kind, settings in SETTINGS.items()

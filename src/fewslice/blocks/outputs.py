@@ -21,7 +21,7 @@ __all__ = ["Contents", "create_outputs", "create_store", "remove_outputs"]
 
 @dataclass(frozen=True)
 class Contents:
-    """What an output holds: channels of uint8, and a segmentation of the same extent.
+    """What an output holds: channels of uint8 and, as a rule, a segmentation of the same extent.
 
     Attributes
     ----------
@@ -31,6 +31,8 @@ class Contents:
         One per channel.
     chunk, shard
         (z, y, x) in voxels: what is read, and what is written at once; a shard of None is a chunk.
+    segmented
+        Whether ``labels/segmentation`` is written with the channels.
     """
 
     shape: Shape
@@ -38,6 +40,7 @@ class Contents:
     voxel_size_um: tuple[float, float, float] | None
     chunk: Shape
     shard: Shape | None = None
+    segmented: bool = True
 
 
 def create_outputs(output: Path, contents: Contents, facts: Mapping[str, Any], key: str) -> None:
@@ -77,7 +80,7 @@ def create_outputs(output: Path, contents: Contents, facts: Mapping[str, Any], k
 
 
 def create_store(place: Path, contents: Contents, facts: Mapping[str, Any]) -> None:
-    """Make the empty image and segmentation in `place`, which must not exist, with `facts` as attributes."""
+    """Make the empty image, and segmentation, in `place`, which must not exist, with `facts` as attributes."""
     options: dict[str, Any] = {
         "shape": contents.shape,
         "voxel_size_um": contents.voxel_size_um,
@@ -86,7 +89,8 @@ def create_store(place: Path, contents: Contents, facts: Mapping[str, Any]) -> N
         "shards": contents.shard,
     }
     io.create_output(place, channel_names=contents.names, attributes=facts, **options)
-    io.create_labels(place, "segmentation", attributes={}, **options)
+    if contents.segmented:
+        io.create_labels(place, "segmentation", attributes={}, **options)
 
 
 def remove_outputs(store: Path) -> None:

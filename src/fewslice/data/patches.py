@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,10 @@ from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.volume import Volume
 
-__all__ = ["Batch", "PatchSampler", "TrainingVolume", "cached", "in_memory"]
+if TYPE_CHECKING:
+    from fewslice.data.contour_targets import ContourTargets
+
+__all__ = ["Batch", "PatchSampler", "TrainingVolume", "cached", "coded_ids", "in_memory"]
 
 _CANDIDATES_PER_CLASS = 2**18
 _PLANES_SCANNED = 256
@@ -52,6 +55,8 @@ class TrainingVolume:
         Weigh pseudo-labels by their certainty as well: 1 − H(p) / ln n, H being the entropy over the n classes.
     fade
         Further factor of the weight of pseudo-labels, 0–1, float32 that broadcasts to (z, y, x), or None.
+    instances
+        (z, y, x) ids of the objects, 0 = background, which become the target in place of `labels`; or None.
     """
 
     image: Volume
@@ -62,6 +67,7 @@ class TrainingVolume:
     hidden: NDArray[np.bool_] | None = None
     certain: bool = False
     fade: NDArray[np.float32] | None = None
+    instances: NDArray[np.unsignedinteger] | None = None
 
 
 def cached(volumes: Iterable[TrainingVolume], *, limit: int = _CACHE_BYTES) -> list[TrainingVolume]:
@@ -107,17 +113,20 @@ class Batch:
     image
         (b, c, z, y, x) float32, normalised; without the plane axis for 2D networks.
     target
-        (b, ...) int64 classes, or (b, classes, ...) float32 probabilities.
+        (b, ...) int64 classes or ids as `coded_ids` gives them, or (b, classes, ...) float32 probabilities.
     weight
         (b, ...) float32 ≥ 0; 0 where nothing is known.
     pseudo
         (b, ...) bool: voxels whose target is a pseudo-label; None where there are none.
+    contours
+        What a contour proposal network learns from the ids; None for others.
     """
 
     image: torch.Tensor
     target: torch.Tensor
     weight: torch.Tensor
     pseudo: torch.Tensor | None = None
+    contours: ContourTargets | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
@@ -127,7 +136,29 @@ class Batch:
             self.target.to(device, non_blocking=True),
             self.weight.to(device, non_blocking=True),
             pseudo,
+            None if self.contours is None else self.contours.to(device),
         )
+
+
+def coded_ids(ids: NDArray[np.unsignedinteger], classes: NDArray[np.integer], class_count: int) -> NDArray[np.int64]:
+    """Renumber the objects of a patch so that ``(id − 1) % class_count + 1`` is the object's class.
+
+    Such ids are small: augmentation moves them as 24-bit numbers, whatever they are in the file.
+
+    Parameters
+    ----------
+    ids
+        (…) ids, 0 = background; any size.
+    classes
+        (…) class 1, 2, … of every pixel of an object.
+    class_count
+        Number of foreground classes.
+    """
+    names, first, dense = np.unique(ids, return_index=True, return_inverse=True)
+    known = names > 0
+    code = np.zeros(len(names), np.int64)
+    code[known] = np.arange(known.sum()) * class_count + classes.ravel()[first][known]
+    return code[dense].reshape(ids.shape)
 
 
 @dataclass(frozen=True)
@@ -253,6 +284,9 @@ class PatchSampler:
             here = inside.shift(tuple(-v for v in box.start)).slices
             annotated[here] = volume.annotated[inside.slices]
             labels[here] = np.where(annotated[here], volume.labels[inside.slices], 0)
+            if volume.instances is not None:
+                ids = np.where(annotated[here], volume.instances[inside.slices], 0)
+                labels[here] = coded_ids(ids, labels[here], self.classes)
         weight = annotated.astype(np.float32)
         if not any(v.pseudo_labels is not None for v in self.volumes):
             return image, labels, weight

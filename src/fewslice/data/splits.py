@@ -108,7 +108,9 @@ def hold_out(
         )
     planes = _Planes.of(annotations)
     if fraction == 0:
-        return _nothing_held_out(planes, "Nothing was held out, as asked: the last weights and threshold 0.5 are used.")
+        return _nothing_held_out(
+            planes, "Nothing was held out, as asked: the last weights and the default threshold are used."
+        )
     count = int(planes.substantial.sum())
     if count >= MINIMUM_PLANES:
         held = _choose_planes(planes, count, fraction, gap, generator, keep_classes=True)
@@ -129,7 +131,7 @@ def hold_out(
         planes,
         f"Nothing was held out: the samples have {reason}, and no region of at least 15 % of the annotated area, a "
         f"patch of {size} voxels (z, y, x) away from the rest, leaves training 60 % of it and every class. "
-        "The last weights and threshold 0.5 are used.",
+        "The last weights and the default threshold are used.",
     )
 
 

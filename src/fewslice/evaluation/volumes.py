@@ -24,6 +24,7 @@ from fewslice.annotation import Annotation, Kind, from_labels
 from fewslice.errors import InputError
 from fewslice.geometry import Block, Box, cover
 from fewslice.metrics import along_z, semantic, surface
+from fewslice.prediction.proposals import folder_of
 from fewslice.segmenters._foreground import labels_at
 from fewslice.volume import Volume
 
@@ -99,6 +100,11 @@ def open_segmentation(path: str | Path) -> Segmentation:
     place = Path(path)
     segmentation = place / "labels" / "segmentation"
     if not segmentation.is_dir():
+        if folder_of(place).is_dir():
+            raise InputError(
+                f"{path} holds the scores of a contour model, which are no segmentation; make instances of its "
+                "proposals and evaluate those"
+            )
         return Segmentation(io.open_labels(path), source=str(path))
     labels = io.open_labels(segmentation)
     image = io.open_volume(place)

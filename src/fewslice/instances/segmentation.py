@@ -24,13 +24,13 @@ from fewslice import io, registry
 from fewslice.blocks.engine import Outcome, run_blocks
 from fewslice.blocks.job import Job
 from fewslice.blocks.plan import choose_block
-from fewslice.blocks.record import Record, open_record
+from fewslice.blocks.record import open_record
 from fewslice.errors import FewsliceError, InputError
 from fewslice.files import disk_error, write_json
 from fewslice.geometry import Block
 from fewslice.instances.passes import REGION, Grid, LabelBlocks, LinkBlocks, RelabelBlocks, block_file
 from fewslice.instances.union import name_objects, unite
-from fewslice.segmenters import CONTACT, Merging, Output
+from fewslice.segmenters import CONTACT, Merging, Output, claim_instances
 from fewslice.volume import Volume
 
 __all__ = ["Instances", "StoredOutputs", "merge_tables", "open_outputs", "segment_store"]
@@ -188,7 +188,9 @@ def segment_store(
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     work = stored.path.with_name(f".{stored.path.name}.instances")
-    record = _claim(stored.path, key, work, overwrite=overwrite)
+    if overwrite:
+        _remove(work)
+    record = claim_instances(stored.path, key, overwrite=overwrite)
 
     def summary(said: dict[str, Any], **more: Any) -> Instances:
         return Instances(
@@ -293,17 +295,6 @@ def _chunk(grid: Grid) -> Shape3:
             )
         chunk.append(largest)
     return (chunk[0], chunk[1], chunk[2])
-
-
-def _claim(store: Path, key: str, work: Path, *, overwrite: bool) -> Record:
-    """Open the record of the objects, or begin one; refuse objects of other settings or of unknown origin."""
-    folder, labels = store / ".fewslice" / "instances", store / "labels" / "instances"
-    if overwrite and (folder.exists() or labels.exists()):
-        _remove(folder)
-        _remove(work)
-    elif labels.exists() and not (folder / "job.json").exists():
-        raise InputError(f"{labels} exists and was not made by segment; pass --overwrite to replace it")
-    return open_record(folder, key, what=f"{labels}")
 
 
 def _begin(work: Path, key: str, grid: Grid, chunk: Shape3, voxel: tuple[float, float, float] | None) -> None:

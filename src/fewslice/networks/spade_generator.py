@@ -216,7 +216,7 @@ class SpadeGenerator(nn.Module):
         for step in self.pooling:
             z, y, x = (t * s for t, s in zip(total[-1], step, strict=True))
             total.append((z, y, x))
-        self.strides = tuple(total)
+        self.level_strides = tuple(total)
         self.divisor: Triple = total[-1]
         radius = [receptive_radius([k[axis] for k in kernels], [s[axis] for s in self.pooling]) for axis in range(3)]
         self.halo: Triple = (radius[0], radius[1], radius[2])
@@ -236,7 +236,7 @@ class SpadeGenerator(nn.Module):
                 "pad the block or choose another patch"
             )
         layout = torch.channels_last if self.dims == 2 else torch.channels_last_3d
-        levels = [self._resized(m, stride).contiguous(memory_format=layout) for stride in self.strides]
+        levels = [self._resized(m, stride).contiguous(memory_format=layout) for stride in self.level_strides]
         x = self.start(levels[-1])
         for level, block in zip(reversed(range(len(levels))), self.blocks, strict=True):
             if level < len(levels) - 1:

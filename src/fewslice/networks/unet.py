@@ -12,6 +12,7 @@ after transposed convolutions 1.9. Strided convolutions are no faster than max p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, Self, cast
 
@@ -272,7 +273,7 @@ class UNet(nn.Module):
                 self.rise.append(transposed_convolution(dims, features[level + 1], features[level], pooling[level]))
             self.up.append(ConvolutionBlock(dims, wide, features[level], kernels[level], norm))
         self.head = convolution(dims, features[0], out_channels, (1, 1, 1), bias=True)
-        _initialise(self)
+        initialise(self)
         nn.init.xavier_uniform_(cast(Tensor, self.head.weight))
         divisor = [1, 1, 1]
         for step in pooling:
@@ -292,6 +293,16 @@ class UNet(nn.Module):
         InputError
             If an extent is not a multiple of `divisor`.
         """
+        return cast(Tensor, self.head(self.features(x)[0]))
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Return what comes out of every level on the way up, finest first, before the head.
+
+        Raises
+        ------
+        InputError
+            If an extent is not a multiple of `divisor`.
+        """
         extent = tuple(x.shape[2:])
         if any(e % d for e, d in zip(extent, self.divisor[3 - self.dims :], strict=True)):
             raise InputError(
@@ -304,12 +315,14 @@ class UNet(nn.Module):
                 skips.append(x)
                 x = self._pool(x, self.pooling[level - 1])
             x = block(x)
+        found = [x]
         for level in reversed(range(len(self.up))):
             x = self.rise[level](x)
             x = self._unpool(x, self.pooling[level]) if self.upsampling == "nearest" else x
             skip = skips.pop()
             x = self.up[level](skip + x if self.skips == "add" else torch.cat((skip, x), dim=1))
-        return cast(Tensor, self.head(x))
+            found.append(x)
+        return found[::-1]
 
     def _pool(self, x: Tensor, step: Triple) -> Tensor:
         return F.max_pool3d(x, step) if self.dims == 3 else F.max_pool2d(x, step[1:])
@@ -323,11 +336,18 @@ def build(config: Config, in_channels: int, out_channels: int) -> UNet:
     return UNet(config, in_channels, out_channels)
 
 
-def receptive_radius(kernels: Sequence[int], pooling: Sequence[int], encoder_convolutions: int = 2) -> int:
+def receptive_radius(
+    kernels: Sequence[int],
+    pooling: Sequence[int],
+    encoder_convolutions: int = 2,
+    *,
+    level: int = 0,
+    margin: int = 0,
+) -> int:
     """How far an output can see along one axis, in voxels.
 
     Walks the network backwards from every output position of one pooling cell and returns the furthest input that
-    any of them reaches, before or after.
+    any of them reaches, before or after. Position i of a level stands for its first voxel, i times the level's stride.
 
     Parameters
     ----------
@@ -337,6 +357,10 @@ def receptive_radius(kernels: Sequence[int], pooling: Sequence[int], encoder_con
         Factor of each step down along the axis.
     encoder_convolutions
         Convolutions in a row per level on the way down; on the way up there are two.
+    level
+        The level whose output is looked at.
+    margin
+        How far what follows that level sees of its output, in positions of the level.
     """
 
     def reach(level: int, low: int, high: int) -> tuple[int, int]:
@@ -349,11 +373,15 @@ def receptive_radius(kernels: Sequence[int], pooling: Sequence[int], encoder_con
             low, high = min(low, below[0] * step), max(high, below[1] * step + step - 1)
         return low - encoder, high + encoder
 
-    period = 1
-    for step in pooling:
-        period *= step
-    reached = [(i, *reach(0, i, i)) for i in range(period)]
-    return max(max(i - low, high - i) for i, low, high in reached)
+    stride = math.prod(pooling[:level])
+    furthest = 0
+    for position in range(math.prod(pooling[level:])):
+        low, high = reach(level, position - margin, position + margin)
+        for step, kernel in zip(reversed(pooling[:level]), reversed(kernels[:level]), strict=True):
+            encoder = encoder_convolutions * (kernel // 2)
+            low, high = low * step - encoder, high * step + step - 1 + encoder
+        furthest = max(furthest, position * stride - low, high - position * stride)
+    return furthest
 
 
 def convolution(dims: int, in_features: int, out_features: int, kernel: Triple, *, bias: bool) -> nn.Module:
@@ -380,7 +408,8 @@ def normalisation(dims: int, features: int, norm: Norm) -> nn.Module:
     return nn.Identity()
 
 
-def _initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module) -> None:
+    """Draw the weights of convolutions as suits ReLU (He 2015); biases are 0."""
     for layer in network.modules():
         if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):  # each output sees one input voxel
             nn.init.normal_(layer.weight, std=(2.0 / layer.in_channels) ** 0.5)

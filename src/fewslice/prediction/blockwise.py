@@ -1,7 +1,8 @@
 """The product: a volume of any size, block by block, into an OME-Zarr image with its segmentation.
 
 1. The plan: chunk, block and halo from the model and the volume.
-2. Every block, in this process or others: see :mod:`fewslice.prediction.job`.
+2. Every block, in this process or others: see :mod:`fewslice.prediction.job`. A model that proposes contours writes its
+   scores and, beside the output, the proposals of the block, which are segmented afterwards.
 3. When all are done: the pyramids, then the mark that everything is finished.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +27,20 @@ from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.pyramid import write_pyramids
 from fewslice.blocks.record import open_record
 from fewslice.errors import InputError
-from fewslice.files import check_writable
+from fewslice.files import check_writable, disk_error
 from fewslice.geometry import BlockGrid, Shape
 from fewslice.model import Model
 from fewslice.prediction.job import Elsewhere, PredictBlocks, Settings, predict_work
+from fewslice.prediction.proposals import folder_of
 from fewslice.prediction.resampling import Resampling
 from fewslice.volume import Volume
 
 __all__ = ["Cut", "Prediction", "contents", "cut_volume", "predict_volume"]
 
 _READ_VOXELS = {2: 2**25, 3: 3 * 2**22}
+_READ_VOXELS_CONTOURS = 2**26
+_READ_PIXELS_CONTOURS = 2**22
+"""Of one plane: the halo of contours is wide, and a plane goes through the network as a whole."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,8 @@ def cut_volume(
     chunk = choose_chunk(shape, block, shard)
     used_halo = model.halo if halo is None else halo
     context, align, limit = used_halo, model.divisor, read_voxels or _READ_VOXELS[model.dims]
+    if model.contours and read_voxels is None:
+        limit = min(_READ_VOXELS_CONTOURS, _READ_PIXELS_CONTOURS * chunk[model.plane_axis])
     if factor is not None:
         resampling = Resampling.of(shape, factor)
         context, align = resampling.halo(used_halo, model.divisor), (1, 1, 1)
@@ -157,7 +165,8 @@ def predict_volume(
     image
         The volume, read block by block.
     output
-        An ``.ome.zarr`` folder: channels are the model's outputs (uint8, 0–255), ``labels/segmentation`` the classes.
+        An ``.ome.zarr`` folder: channels are the model's outputs (uint8, 0–255), ``labels/segmentation`` the classes;
+        of a model that proposes contours the scores, with the proposals in the folder ``.proposals`` beside it.
     model_id
         Identity of the model, part of the key that binds what is done.
     device
@@ -197,6 +206,11 @@ def predict_volume(
         If the output cannot be stored.
     """
     model.check_channels(image.channels, image.source)
+    if model.contours and factor is not None:
+        raise InputError(
+            f"{image.source} has another voxel than the model, which proposes contours and does not resample; "
+            "bring the image to the model's voxel before"
+        )
     threshold = model.threshold if threshold is None else threshold
     cut = cut_volume(model, image.shape, halo=halo, block=block, shard=shard, factor=factor)
     empty_below = _signal(model) if skip_empty else None
@@ -216,12 +230,17 @@ def predict_volume(
     }
     facts |= {"shard": list(shard)} if shard is not None else {}
     facts |= {"empty_below": list(empty_below)} if empty_below is not None else {}
+    facts |= {"plane_axis": model.plane_axis} if model.contours else {}
     bound = {name: value for name, value in facts.items() if name != "image"}  # the content counts, not its place
     key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
     record_folder = output / ".fewslice"
+    proposed = folder_of(output) if model.contours else None
     if overwrite and output.is_dir():
         remove_outputs(output)
+        _clear(folder_of(output), overwrite=True)
     if not output.exists():
+        if proposed is not None:
+            _clear(proposed, overwrite=overwrite)
         create_outputs(output, contents(image, model, cut), facts | (attributes or {}), key)
     elif not (record_folder / "job.json").exists():
         raise InputError(f"{output} exists and was not made by predict; choose another output or pass --overwrite")
@@ -230,6 +249,8 @@ def predict_volume(
         return Prediction(output, Outcome(0, 0, ()), True, used_block, used_halo, len(grid))
     check_writable(output)
     io.remove_leftovers(output)
+    if proposed is not None:
+        proposed.mkdir(exist_ok=True)
     settings = Settings(output.absolute(), threshold, used_halo, factor, empty_below)
     job = _job(model, image, settings, device, engine, elsewhere)
     outcome = run_blocks(grid, record, job, engine=engine, retry=retry, progress=progress)
@@ -240,7 +261,7 @@ def predict_volume(
         stored = io.open_output(output)
         stored.set_attributes(stored.attributes | {"blocks": len(grid), "blocks_empty": empty})
     if pyramids:
-        groups = ("", "labels/segmentation")
+        groups = ("",) if model.contours else ("", "labels/segmentation")
         write_pyramids(output, groups, key, engine=engine, retry=retry, progress=pyramid_progress)
     record.finish()
     return Prediction(output, outcome, False, used_block, used_halo, len(grid), empty)
@@ -262,6 +283,18 @@ def _job(
     return PredictBlocks(elsewhere, settings)
 
 
+def _clear(folder: Path, *, overwrite: bool) -> None:
+    """Remove proposals whose output is gone, if they may be overwritten."""
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{folder} exists without its output; choose another output or pass --overwrite")
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
 def _signal(model: Model) -> tuple[float, ...]:
     if model.signal is None:
         raise InputError(
@@ -273,4 +306,5 @@ def _signal(model: Model) -> tuple[float, ...]:
 
 def contents(image: Volume, model: Model, cut: Cut) -> Contents:
     """Say what the store of a prediction holds."""
-    return Contents(image.shape, tuple(o.name for o in model.outputs), image.voxel_size_um, cut.chunk, cut.shard)
+    names = tuple(output.name for output in model.outputs)
+    return Contents(image.shape, names, image.voxel_size_um, cut.chunk, cut.shard, segmented=not model.contours)

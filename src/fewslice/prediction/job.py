@@ -16,6 +16,8 @@ from fewslice.blocks.job import BlockFailure, Note, Work
 from fewslice.errors import InputError
 from fewslice.geometry import Block, Shape
 from fewslice.model import Model
+from fewslice.morphology.proposals import Proposals, none
+from fewslice.prediction.proposals import folder_of, owned, write_block
 from fewslice.prediction.resampling import Resampling
 from fewslice.prediction.whole import quantised, segment_probabilities
 from fewslice.volume import Volume
@@ -99,7 +101,7 @@ def predict_work(model: Model, image: Volume, settings: Settings) -> Work:
         Output and parameters.
     """
     probabilities = io.open_output(settings.output)
-    segmentation = io.open_output(settings.output, labels="segmentation")
+    segmentation = None if model.contours else io.open_output(settings.output, labels="segmentation")
     resampling = None if settings.factor is None else Resampling.of(image.shape, settings.factor)
 
     def read(block: Block) -> NDArray[np.generic]:
@@ -108,23 +110,34 @@ def predict_work(model: Model, image: Volume, settings: Settings) -> Work:
         except (InputError, OSError) as error:
             raise BlockFailure(f"cannot be read: {error}", may_pass=True) from error
 
-    def compute(block: Block, raw: NDArray[np.generic]) -> NDArray[np.uint8] | None:
+    def compute(block: Block, raw: NDArray[np.generic]) -> tuple[NDArray[np.uint8], Proposals | None] | None:
         if raw.dtype.kind == "f" and not np.isfinite(raw).all():
             raise BlockFailure(f"NaN or infinite values between {block.read.start} and {block.read.stop} (z, y, x)")
         if settings.empty_below is not None and is_empty(raw, settings.empty_below):
             return None
+        inner = (slice(None), *block.crop.slices)
+        if model.contours:
+            scores, found = model.proposals(raw, settings.threshold)
+            return quantised(scores[inner]), owned(found, block)
         if resampling is not None:
-            return quantised(resampling.predict(model, raw, block, settings.halo))
-        return quantised(model.probabilities(raw)[(slice(None), *block.crop.slices)])
+            return quantised(resampling.predict(model, raw, block, settings.halo)), None
+        return quantised(model.probabilities(raw)[inner]), None
 
-    def write(block: Block, found: NDArray[np.uint8] | None) -> Note:
-        stored = np.zeros((len(model.outputs), *block.write.shape), np.uint8) if found is None else found
-        sums = {
-            "0": probabilities.write(block.write, stored),
-            "labels/segmentation/0": segmentation.write(block.write, segment_probabilities(stored, settings.threshold)),
-        }
+    def write(block: Block, result: tuple[NDArray[np.uint8], Proposals | None] | None) -> Note:
+        nothing = np.zeros((len(model.outputs), *block.write.shape), np.uint8)
+        stored, found = (nothing, None) if result is None else result
+        sums = {"0": probabilities.write(block.write, stored)}
+        if segmentation is not None:
+            classes = segment_probabilities(stored, settings.threshold)
+            sums["labels/segmentation/0"] = segmentation.write(block.write, classes)
+        if model.contours:
+            write_block(
+                folder_of(settings.output),
+                block,
+                found if found is not None else none(model.plane_axis, model.steps[-1].network["samples"]),
+            )
         note: dict[str, Any] = {"checksums": sums}
-        return note | {"empty": True} if found is None else note
+        return note | {"empty": True} if result is None else note
 
     return Work(read, compute, write)
 

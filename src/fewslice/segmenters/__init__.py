@@ -43,13 +43,17 @@ and merged, are the same objects for any blocks, up to their ids. All kinds pass
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from fewslice.blocks.record import Record, open_record
 from fewslice.errors import InputError
+from fewslice.files import disk_error
 from fewslice.geometry import Block
 
 __all__ = [
@@ -60,6 +64,7 @@ __all__ = [
     "Place",
     "Regions",
     "choose_kind",
+    "claim_instances",
     "no_contacts",
     "probability_channels",
     "voxels_of",
@@ -165,6 +170,34 @@ def choose_kind(outputs: Sequence[Output]) -> str:
     if "contour" in kinds:
         return "contours"
     return "watershed" if kinds & {"boundary", "distance"} else "connected_components"
+
+
+def claim_instances(store: Path, key: str, *, overwrite: bool) -> Record:
+    """Open the record of a prediction's objects, or begin one.
+
+    Parameters
+    ----------
+    store
+        ``OUT.ome.zarr``.
+    key
+        Of the settings and the prediction that make the objects.
+    overwrite
+        Forget objects of other settings.
+
+    Raises
+    ------
+    InputError
+        If there are objects of other settings or of unknown origin, which may not be overwritten.
+    """
+    folder, labels = store / ".fewslice" / "instances", store / "labels" / "instances"
+    if overwrite and folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise disk_error(error, folder) from error
+    elif labels.exists() and not overwrite and not (folder / "job.json").exists():
+        raise InputError(f"{labels} exists and was not made by segment; pass --overwrite to replace it")
+    return open_record(folder, key, what=f"{labels}")
 
 
 def probability_channels(outputs: Sequence[Output], kind: str) -> tuple[int, ...]:

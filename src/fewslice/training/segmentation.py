@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +35,9 @@ __all__ = [
     "SegmentationConfig",
     "dims_of",
     "finished_model",
+    "network_of_a_kind",
     "network_step",
+    "positive_patch",
     "resolved",
     "segmentation_stage",
     "untrained_model",
@@ -102,30 +104,69 @@ class SegmentationConfig(BaseModel):
     @field_validator("network")
     @classmethod
     def _network_of_a_kind(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """Check the settings against the kind's own configuration and fill in its defaults."""
-        if "kind" not in value:
-            raise ValueError(f"name its kind, one of {', '.join(kinds('segmentation'))}")
-        if purpose(str(value["kind"])) != "segmentation":
-            raise ValueError(f"{value['kind']} does not segment; choose one of {', '.join(kinds('segmentation'))}")
-        module = registry.load("networks", str(value["kind"]))
-        config = module.Config(**{k: v for k, v in value.items() if k != "kind"})
-        return {"kind": value["kind"], **config.model_dump(mode="json")}
+        return network_of_a_kind(value, "segmentation")
 
     @field_validator("patch")
     @classmethod
     def _positive_patch(cls, value: Triple | None) -> Triple | None:
-        if value is not None and min(value) < 1:
-            raise ValueError(f"patch {value} must be positive along z, y and x")
-        return value
+        return positive_patch(value)
 
 
-def dims_of(config: SegmentationConfig) -> int:
+def network_of_a_kind(value: dict[str, Any], wanted: str) -> dict[str, Any]:
+    """Check the settings of a network against its kind's own configuration and fill in its defaults.
+
+    Parameters
+    ----------
+    value
+        ``{"kind": …}`` and settings of that kind.
+    wanted
+        The purpose that the kind must have; see :mod:`fewslice.networks`.
+    """
+    if "kind" not in value:
+        raise ValueError(f"name its kind, one of {', '.join(kinds(wanted))}")
+    if purpose(str(value["kind"])) != wanted:
+        raise ValueError(f"{value['kind']} is not for {wanted}; choose one of {', '.join(kinds(wanted))}")
+    module = registry.load("networks", str(value["kind"]))
+    config = module.Config(**{k: v for k, v in value.items() if k != "kind"})
+    return {"kind": value["kind"], **config.model_dump(mode="json")}
+
+
+def positive_patch(value: Triple | None) -> Triple | None:
+    """Refuse a patch without voxels."""
+    if value is not None and min(value) < 1:
+        raise ValueError(f"patch {value} must be positive along z, y and x")
+    return value
+
+
+class Trainable(Protocol):
+    """Settings of a network and of the patches that it learns from."""
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Its ``kind`` and that kind's settings."""
+
+    @property
+    def patch(self) -> Triple | None:
+        """(z, y, x) voxels."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Patches per step."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return changed settings."""
+
+
+T = TypeVar("T", bound=Trainable)
+
+
+def dims_of(config: Trainable) -> int:
     """Return 2 or 3: how many spatial dimensions the network sees."""
     module = registry.load("networks", config.network["kind"])
     return int(config.network.get("dims", getattr(module, "DIMS", 2)))
 
 
-def resolved(config: SegmentationConfig, task: Task) -> SegmentationConfig:
+def resolved(config: T, task: Task) -> T:
     """Fill in what follows from the data: patch, batch size and, for U-Nets, pooling.
 
     Raises

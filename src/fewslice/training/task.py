@@ -98,6 +98,36 @@ class Task:
             if sample.annotation is not None and mask is not None
         )
 
+    def check_instances(self) -> None:
+        """Refuse annotation that does not tell objects apart.
+
+        Raises
+        ------
+        InputError
+            If a sample has classes in place of instances.
+        """
+        for sample in self.samples:
+            if sample.annotation is not None and sample.annotation.kind != "instances":
+                raise InputError(
+                    f"the labels of {sample.name} are classes, but this strategy learns objects one by one; pass "
+                    "--label-kind instances if every object has an id of its own"
+                )
+
+    def instance_volumes(self) -> list[TrainingVolume]:
+        """Return the samples whose objects are annotated one by one, with what training may use of them.
+
+        Raises
+        ------
+        InputError
+            If a sample has classes in place of instances.
+        """
+        self.check_instances()
+        return cached(
+            TrainingVolume(sample.image, sample.annotation.classes, mask, instances=sample.annotation.labels)
+            for sample, mask in zip(self.samples, self.train_masks, strict=True)
+            if sample.annotation is not None and mask is not None
+        )
+
     def taught_volumes(self, pseudo_labels: Sequence[Volume], weight: float) -> list[TrainingVolume]:
         """Return every sample with its truth and, beside it, pseudo-labels; held-out voxels stay unseen.
 
