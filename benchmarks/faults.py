@@ -7,8 +7,8 @@
 ``command_with_workers``
     The command is killed while two workers compute for it.
 
-A kill comes at a moment drawn from the number of marks on disk and a random delay. After all kills of an arm the command
-runs to its end, ``fewslice verify`` looks at the store, and every file is compared.
+A kill comes at a moment drawn from the number of marks on disk and a random delay. After all kills of an arm the
+command runs to its end, ``fewslice verify`` looks at the store, and every file is compared.
 """
 
 from __future__ import annotations
