@@ -38,7 +38,7 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "missing")
     assert "does not exist" in refused(tmp_path / "missing.ome.zarr")
     assert "does not exist" in refused(f"{tmp_path / 'missing.h5'}:raw")
-    assert "address" in refused("https://example.org/a.ome.zarr")
+    assert "only OME-Zarr" in refused("https://127.0.0.1:1/a.tif")
     assert "empty path" in refused("")
     for name in ("a.tif", "a.h5", "a.xyz", "noname"):
         (tmp_path / name).write_bytes(b"")

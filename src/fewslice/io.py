@@ -20,6 +20,7 @@ from fewslice.errors import FewsliceError, InputError
 from fewslice.files import disk_error
 from fewslice.formats import Stored, WriteOptions, ome_zarr
 from fewslice.formats._ngff import VERSIONS
+from fewslice.formats._remote import check_reachable, is_remote, refused
 from fewslice.formats.ome_zarr import DEFAULT_CHUNKS, OutputStore
 from fewslice.volume import ArrangedArray, Shape3, Triple, Volume, check_voxel_size, resolve_axes
 
@@ -70,7 +71,7 @@ class VolumeSource:
 
 def is_address(path: PathLike) -> bool:
     """Whether a path is an address such as ``s3://bucket/image.ome.zarr`` instead of a place on a disk."""
-    return "://" in os.fspath(path)
+    return is_remote(os.fspath(path))
 
 
 def open_volume(
@@ -496,7 +497,7 @@ def describe(path: PathLike, *, axes: str | None = None) -> dict[str, Any]:
 
 def _describe_labels(source: str, name: str) -> dict[str, Any]:
     try:
-        stored = _stored(str(Path(source) / "labels" / name))
+        stored = _stored(f"{source.rstrip('/')}/labels/{name}")
     except InputError as error:
         return {"name": name, "error": str(error)}
     return {
@@ -531,6 +532,8 @@ def _put(path: str, kind: ModuleType, fill: Callable[[str], None], overwrite: bo
 
     What exists is moved aside first and removed last, so a failure leaves it as it was.
     """
+    if is_address(path):
+        raise InputError(f"{path} is an address; results are written to a local or shared disk, so give a path")
     place: Path = kind.location(path)
     if place.exists():
         if not overwrite:
@@ -579,10 +582,10 @@ def _format(path: str) -> ModuleType:
 
 def _stored(path: str) -> Stored:
     """Open a path, with every failure turned into one sentence."""
-    if "://" in path:
-        raise InputError(f"{path} is an address; copy the data to a local disk and pass the path")
     if not path:
         raise InputError("an empty path was given; pass the path of an image")
+    if is_address(path):
+        return _checked(path, _read_address(path))
     try:
         where = Path(path)
         kind = None if where.is_file() else _format_or_none(path)
@@ -601,6 +604,22 @@ def _stored(path: str) -> Stored:
         raise InputError(
             f"{path} cannot be read ({reason}); check that it is complete and of a known format"
         ) from error
+    return _checked(path, stored)
+
+
+def _read_address(path: str) -> Stored:
+    if not ome_zarr.claims(path):
+        raise InputError(f"{path} is an address, where only OME-Zarr can be read; copy it to a local disk")
+    check_reachable(path)
+    try:
+        return ome_zarr.read(path)
+    except FewsliceError:
+        raise
+    except Exception as error:  # each kind of address raises its own
+        raise refused(path, error) from error
+
+
+def _checked(path: str, stored: Stored) -> Stored:
     if 0 in stored.array.shape:
         extents = " x ".join(str(n) for n in stored.array.shape)
         raise InputError(f"{path} holds no voxels: its extents are {extents}; every axis must be at least 1")

@@ -184,7 +184,7 @@ def test_a_scheduler_that_dies_is_one_sentence_and_the_run_resumes(tmp_path: Pat
 def test_what_cannot_be_reached_or_started_is_refused() -> None:
     with (
         pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:1 does not answer"),
-        connect(scheduler="tcp://127.0.0.1:1"),
+        connect(scheduler="tcp://127.0.0.1:1", patience_seconds=1.0),
     ):
         pass
     with pytest.raises(InputError, match="exceeds the 1 GPUs"), connect(workers=2, gpus=1):

@@ -220,7 +220,12 @@ def _wait_until_seen(record: Record, block: Block) -> None:
 
 @contextmanager
 def connect(
-    *, workers: int | None = None, scheduler: str | None = None, slurm: SlurmConfig | None = None, gpus: int = 0
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    slurm: SlurmConfig | None = None,
+    gpus: int = 0,
+    patience_seconds: float = 15.0,
 ) -> Iterator[Distributed]:
     """Start or join workers for the duration.
 
@@ -234,6 +239,8 @@ def connect(
         Start them through SLURM.
     gpus
         GPUs of this machine, each of which gets one local worker; 0 to compute on processors.
+    patience_seconds
+        How long a scheduler may take to answer.
 
     Raises
     ------
@@ -252,7 +259,7 @@ def connect(
         _silence()
         with _workers(workers, scheduler, slurm, gpus) as address:
             try:
-                client = Client(address, timeout=15, set_as_default=False)
+                client = Client(address, timeout=patience_seconds, set_as_default=False)
             except (OSError, ValueError) as error:
                 raise InputError(
                     f"the Dask scheduler at {scheduler or 'this machine'} does not answer; check the address"

@@ -14,6 +14,7 @@ import numpy as np
 
 from fewslice.blocks.record import Mark, existing_record
 from fewslice.errors import InputError
+from fewslice.files import disk_error
 from fewslice.formats import ome_zarr
 from fewslice.formats.ome_zarr import OutputStore
 from fewslice.geometry import Box, Shape, cover
@@ -118,7 +119,9 @@ def verify_store(store: Path, progress: Callable[[int], None] | None = None) -> 
 
 
 def forget_damaged(store: Path, damaged: tuple[Damage, ...]) -> None:
-    """Take back the marks of damaged blocks, so that the command that made the store makes these again.
+    """Take back the marks of damaged blocks and remove their damaged chunks.
+
+    The command that made the store then makes these blocks again. A cut shard would have to be read to be written to.
 
     Parameters
     ----------
@@ -139,6 +142,12 @@ def forget_damaged(store: Path, damaged: tuple[Damage, ...]) -> None:
         record = existing_record(folder)
         if record is not None:
             record.unmark(blocks)
+    for item in damaged:
+        chunk = store / item.array / item.chunk
+        try:
+            chunk.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(error, chunk) from error
 
 
 def _records(store: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from fewslice.formats import Stored, WriteOptions
 from fewslice.formats import _ngff as ngff
 from fewslice.formats._planes import block_shape
 from fewslice.formats._reduce import halve_mean, halve_mode, level_factors
+from fewslice.formats._remote import is_remote, open_remote_array, place_of
 from fewslice.formats._units import micrometres
 from fewslice.geometry import Box, cover
 from fewslice.volume import UNKNOWN_AXIS
@@ -63,14 +64,16 @@ Triple = tuple[float, float, float]
 
 def claims(path: str) -> bool:
     """Whether the name ends in ``.zarr``, or the path is a Zarr group or array or lies inside a ``.zarr`` folder."""
-    if path.rstrip("/\\").lower().endswith(".zarr"):
+    if path.rstrip("/\\").lower().endswith(".zarr") or (is_remote(path) and ".zarr/" in path.lower()):
         return True
+    if is_remote(path):
+        return False
     return ngff.is_zarr(Path(path)) or any(part.lower().endswith(".zarr") for part in Path(path).parts[:-1])
 
 
 def location(path: str) -> Path:
-    """Return the path itself."""
-    return Path(path)
+    """Return the path itself, which may be an address."""
+    return place_of(path)
 
 
 def check_overwrite(path: str) -> None:
@@ -91,7 +94,7 @@ def read(path: str) -> Stored:
     InputError
         If its metadata or its first level is missing or damaged.
     """
-    folder = Path(path)
+    folder = place_of(path)
     if not ngff.is_zarr(folder):
         raise InputError(
             f"{path} is not a Zarr store: it has neither zarr.json nor .zgroup; check that it was copied completely"
@@ -247,7 +250,9 @@ class ZarrArray:
 
 
 def _open(folder: Path, zarr_format: int) -> Any:
-    """Open with tensorstore, or with zarr if tensorstore lacks the codec."""
+    """Open with tensorstore, or with zarr if tensorstore lacks the codec or the store lies at an address."""
+    if is_remote(str(folder)):
+        return open_remote_array(folder, zarr_format)
     import tensorstore
 
     driver = "zarr3" if zarr_format == 3 else "zarr"
