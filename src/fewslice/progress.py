@@ -66,7 +66,7 @@ def _bar() -> Iterator[Listener]:
                     note["dice"] = f"Dice {event['dice']:.3f}"
                 progress.update(tasks[name], completed=event["step"], note="  ".join(note.values()))
             elif kind == "block":
-                name = "predict"
+                name = event.get("pass", "predict")
                 if name not in tasks:
                     tasks[name] = progress.add_task(name, total=event["blocks"], note="")
                 progress.update(

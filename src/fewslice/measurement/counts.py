@@ -1,13 +1,13 @@
 """How many objects there are: which of them count at the volume's border, and how sure the number is.
 
-**Border rule.** A volume cuts objects. Counting all of them counts too many, for the neighbouring volume would count the
-cut ones again; counting only whole ones counts too few. Objects that touch one of the three high sides (the last plane,
-row or column) are left out and all others count. Volumes laid side by side then count every object once: the unbiased
-brick of Gundersen (1986), "Stereology of arbitrary particles".
+**Border rule.** A volume cuts objects. Counting all of them counts too many, for the neighbouring volume would count
+the cut ones again; counting only whole ones counts too few. Objects that touch one of the three high sides (the last
+plane, row or column) are left out and all others count. Volumes laid side by side then count every object once: the
+unbiased brick of Gundersen (1986), "Stereology of arbitrary particles".
 
 **Interval.** Each object is real with its confidence, independently of the others. Their number then follows the
-Poisson-binomial distribution; :func:`count_interval` returns its mean and central 95 %. It answers for objects that were
-found, not for those that were missed, and is as good as the confidences are calibrated.
+Poisson-binomial distribution; :func:`count_interval` returns its mean and central 95 %. It answers for objects that
+were found, not for those that were missed, and is as good as the confidences are calibrated.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def count_interval(confidences: npt.NDArray[np.float64], level: float = 0.95) ->
     Returns
     -------
     CountInterval
-        Exact for up to 2,000 objects; beyond, by the normal distribution of the same mean and variance, rounded outward.
+        Exact for up to 2,000 objects; beyond, by the normal distribution of the same mean and variance, rounded
+        outward.
     """
     p = np.clip(np.asarray(confidences, dtype=np.float64), 0.0, 1.0)
     mean, tail = float(np.sum(p)), (1 - level) / 2

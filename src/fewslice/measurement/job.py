@@ -1,7 +1,9 @@
 """The pass over a label volume: every block's sums on disk, then objects merged in the order of their ids.
 
-1. :class:`SumBlocks` says, in paths and numbers only, what one block's work is; ``open()`` gives the functions that do it.
-2. :func:`merged_sums` joins the rows of all blocks, some 500,000 at a time, so that memory does not grow with the volume.
+1. :class:`SumBlocks` says, in paths and numbers only, what one block's work is; ``open()`` gives the functions that do
+   it.
+2. :func:`merged_sums` joins the rows of all blocks, some 500,000 at a time, so that memory does not grow with the
+   volume.
 3. :func:`merged_regions` adds up the voxels of each region.
 """
 
@@ -20,7 +22,7 @@ from fewslice import io
 from fewslice.blocks.engine import BlockFailure
 from fewslice.errors import InputError
 from fewslice.files import write_atomic
-from fewslice.geometry import Block, Box, Shape
+from fewslice.geometry import Block, Box
 from fewslice.measurement.sums import Sums, block_sums, merge, region_voxels
 from fewslice.volume import Volume
 

@@ -107,9 +107,7 @@ def march(mask: npt.NDArray[np.bool_], start: Sequence[int]) -> Piece:
     if min(mask.shape) < 2 or mask.all() or not mask.any():
         return Piece(np.zeros((0, 3), np.int64), np.zeros((0, 3), np.int64))
     # Lorensen's table always gives closed surfaces of binary masks; that of Lewiner leaves gaps at ambiguous faces
-    vertices, faces, _, _ = marching_cubes(
-        mask.astype(np.float32), 0.5, method="lorensen", gradient_direction="ascent"
-    )
+    vertices, faces, _, _ = marching_cubes(mask.astype(np.float32), 0.5, method="lorensen", gradient_direction="ascent")
     doubled = np.rint(2 * vertices.astype(np.float64)).astype(np.int64) + 2 * np.asarray(start, dtype=np.int64)
     return Piece(doubled, faces[:, ::-1].astype(np.int64))
 
@@ -181,8 +179,8 @@ def smoothed(vertices: npt.NDArray[Any], faces: Ints, rounds: int) -> npt.NDArra
 def simplified(mesh: Mesh, error_um: float) -> Mesh:
     """Return a mesh of fewer triangles that no vertex of `mesh` lies further from than `error_um`.
 
-    The number of triangles is halved while the deviation, measured vertex by vertex, allows it and the surface stays closed,
-    then refined three times.
+    The number of triangles is halved while the deviation, measured vertex by vertex, allows it and the surface stays
+    closed, then refined three times.
 
     Parameters
     ----------

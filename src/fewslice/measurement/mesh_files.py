@@ -1,11 +1,12 @@
 """Meshes as files: GLB, PLY, STL and OBJ, and neuroglancer's multi-resolution format.
 
-All coordinates are x, y, z in µm (in nm for neuroglancer), with the volume's origin. glTF takes lengths for metres; a viewer
-that says so shows 1 µm as 1 m.
+All coordinates are x, y, z in µm (in nm for neuroglancer), with the volume's origin. glTF takes lengths for metres; a
+viewer that says so shows 1 µm as 1 m.
 
-Neuroglancer's format (``neuroglancer_multilod_draco``) has a manifest ``<id>.index`` and a file ``<id>`` of Draco-encoded
-fragments per object. Each level of detail here is one fragment: the finest node of its octree spans the object, so level k
-lies in the first octant of its node and needs no cutting. An object is thus loaded whole at the level that suits the view.
+Neuroglancer's format (``neuroglancer_multilod_draco``) has a manifest ``<id>.index`` and a file ``<id>`` of
+Draco-encoded fragments per object. Each level of detail here is one fragment: the finest node of its octree spans the
+object, so level k lies in the first octant of its node and needs no cutting. An object is thus loaded whole at the
+level that suits the view.
 """
 
 from __future__ import annotations

@@ -15,12 +15,11 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from fewslice.blocks.engine import run_blocks
 from fewslice.blocks.plan import choose_block
@@ -91,8 +90,8 @@ def mesh_objects(
     voxel_size_um
         z, y, x; by default what the labels state.
     error_um
-        How far the simplified surface may lie from the vertices of the smoothed one; by default half the smallest extent of
-        a voxel; 0 keeps all triangles.
+        How far the simplified surface may lie from the vertices of the smoothed one; by default half the smallest
+        extent of a voxel; 0 keeps all triangles.
     smoothing
         Rounds of Taubin smoothing; 0 keeps the staircase of voxels.
     table
@@ -109,8 +108,8 @@ def mesh_objects(
     Raises
     ------
     InputError
-        If the labels cannot be used, the voxel size is unknown, the format is unknown or needs what is not installed, an
-        object is not there, or the folder holds something else.
+        If the labels cannot be used, the voxel size is unknown, the format is unknown or needs what is not installed,
+        an object is not there, or the folder holds something else.
     DiskError
         If a mesh cannot be stored.
     """

@@ -6,8 +6,8 @@
 4. ``OUT.objects.csv``, ``OUT.regions.csv`` and, last, ``OUT.objects.json`` with counts and settings, which marks the
    measurement as finished.
 
-Everything that is added up is a whole number, so the files are the same, byte for byte, whatever the blocks, their order and
-the number of workers.
+Everything that is added up is a whole number, so the files are the same, byte for byte, whatever the blocks, their
+order and the number of workers.
 """
 
 from __future__ import annotations
@@ -375,7 +375,7 @@ def _tables(parts: Path, blocks: Sequence[Block]) -> Iterator[Any]:
 
 
 def regions_at(regions: Volume, points: npt.NDArray[np.int32], block: Shape) -> npt.NDArray[np.int64]:
-    """Return the region at each point (n, 3), z, y, x in voxels, reading each part of the volume that holds one once."""
+    """Return the region at each point (n, 3), z, y, x in voxels; each part of the volume with points is read once."""
     result = np.zeros(len(points), dtype=np.int64)
     if not len(points):
         return result

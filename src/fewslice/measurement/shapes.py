@@ -83,8 +83,8 @@ def axis_lengths(sums: Sums, voxel_size_um: Triple, shape: tuple[int, int, int])
     Returns
     -------
     numpy.ndarray
-        (n, axes) full lengths, 2 · √(5λ) in three dimensions and 2 · √(4λ) in two, λ being the eigenvalues of the covariance.
-        Each voxel counts as a box, not as a point, so that no length is 0.
+        (n, axes) full lengths, 2 · √(5λ) in three dimensions and 2 · √(4λ) in two, λ being the eigenvalues of the
+        covariance. Each voxel counts as a box, not as a point, so that no length is 0.
     """
     kept = [axis for axis in range(3) if shape[axis] > 1] or [0, 1, 2]
     moments = central_moments(sums)
@@ -94,7 +94,8 @@ def axis_lengths(sums: Sums, voxel_size_um: Triple, shape: tuple[int, int, int])
     for axis, size in enumerate(voxel_size_um):
         matrix[:, axis, axis] += size**2 / 12
     values = np.linalg.eigvalsh(matrix[:, kept][:, :, kept])[:, ::-1]
-    return 2 * np.sqrt(np.maximum(values, 0.0) * (len(kept) + 2))
+    lengths: Floats = 2 * np.sqrt(np.maximum(values, 0.0) * (len(kept) + 2))
+    return lengths
 
 
 def equivalent_diameter(sums: Sums, voxel_size_um: Triple, shape: tuple[int, int, int]) -> Floats:

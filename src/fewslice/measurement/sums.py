@@ -20,13 +20,13 @@ most``
 ``scores``     sum   stored probability (0–255) of each class
 =============  ====  ==================================================================================================
 
-**Overflow.** ``second`` and ``values`` are kept as two int64 numbers, high · 2³² + low with 0 ≤ low < 2³² in every row, so
-that a sum over 2³¹ blocks fits. A block's own share must fit one int64: :func:`check_bounds` demands voxels of a block ×
-extent² < 2⁶³, which holds up to an extent of 2¹⁸ voxels for blocks of 2²⁶. ``first`` fits up to 2⁶³ voxels × coordinate
-(a terabyte of one object along 9 million voxels), ``surface`` up to 2⁴¹ border voxels.
+**Overflow.** ``second`` and ``values`` are kept as two int64 numbers, high · 2³² + low with 0 ≤ low < 2³² in every row,
+so that a sum over 2³¹ blocks fits. A block's own share must fit one int64: :func:`check_bounds` demands voxels of a
+block × extent² < 2⁶³, which holds up to an extent of 2¹⁸ voxels for blocks of 2²⁶. ``first`` fits up to 2⁶³ voxels ×
+coordinate (a terabyte of one object along 9 million voxels), ``surface`` up to 2⁴¹ border voxels.
 
-**Floating-point intensities** become whole multiples of 2**-k, with k chosen from the largest magnitude in the whole image
-so that it fits 31 bits (:func:`exponent_for`): each voxel is rounded by at most 2⁻³¹ of the largest magnitude.
+**Floating-point intensities** become whole multiples of 2**-k, with k chosen from the largest magnitude in the whole
+image so that it fits 31 bits (:func:`exponent_for`): each voxel is rounded by at most 2⁻³¹ of the largest magnitude.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def block_sums(
 
 
 def _compact(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint64]]:
-    """Number the labels of a block from 0 on, the background first, and return the id behind each number."""
+    """Return the labels of a block numbered from 0 on, the background first, and the id behind each number."""
     flat = labels.reshape(-1)
     begins = _run_starts(labels)
     runs = flat[begins]

@@ -95,9 +95,7 @@ def surface_weights(voxel_size_um: Triple, shape: Sequence[int]) -> SurfaceWeigh
     factor = response @ (whole * unit)
     weights = np.zeros(len(DIRECTIONS), dtype=np.int64)
     weights[used] = whole
-    return SurfaceWeights(
-        tuple(weights.tolist()), unit, float(factor.std()), float(factor.min()), float(factor.max())
-    )
+    return SurfaceWeights(tuple(weights.tolist()), unit, float(factor.std()), float(factor.min()), float(factor.max()))
 
 
 def _normals(extended: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -162,9 +160,7 @@ def _pairs(last: Sequence[bool], weights: Sequence[int]) -> list[tuple[int, int,
     return pairs
 
 
-def _cells(
-    labels: npt.NDArray[Any], written: Sequence[int], last: Sequence[bool]
-) -> Iterator[list[npt.NDArray[Any]]]:
+def _cells(labels: npt.NDArray[Any], written: Sequence[int], last: Sequence[bool]) -> Iterator[list[npt.NDArray[Any]]]:
     """Yield, slab by slab, the labels at the corners of all 2 × 2 × 2 cells; of the `last` axes only the last index."""
     first = [own - 1 if end else 0 for own, end in zip(written, last, strict=True)]
     extent = [1 if end else read - 1 for read, end in zip(labels.shape, last, strict=True)]

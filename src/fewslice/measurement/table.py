@@ -77,8 +77,8 @@ def columns_of(sums: Sums, grid: Grid, region: npt.NDArray[np.int64] | None = No
         centroid ``z, y, x`` in voxels and ``z_um, y_um, x_um`` with the volume's origin; box ``z_start`` to ``x_stop``
         in voxels, half open; ``voxels``, ``volume_um3``, ``surface_um2``, ``diameter_um`` of the ball of equal volume;
         ``elongation``, longest over shortest axis of the ellipsoid with equal second moments; ``mean_``, ``min_`` and
-        ``max_`` of each channel; ``confidence`` (0–1) where probabilities are stored; ``touches_border`` and ``counted``
-        (0 or 1); ``region``.
+        ``max_`` of each channel; ``confidence`` (0–1) where probabilities are stored; ``touches_border`` and
+        ``counted`` (0 or 1); ``region``.
     """
     size = grid.voxel_size_um
     columns: Columns = {"id": sums["id"]}
@@ -129,8 +129,8 @@ def load_parquet() -> Any:
         return import_module("pyarrow.parquet")
     except ImportError:
         raise InputError(
-            "a Parquet table needs pyarrow, which is not installed; pip install 'fewslice[parquet]', or leave --parquet "
-            "out: the CSV table holds the same"
+            "a Parquet table needs pyarrow, which is not installed; pip install 'fewslice[parquet]', or leave "
+            "--parquet out: the CSV table holds the same"
         ) from None
 
 
