@@ -209,8 +209,8 @@ def _compact(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np
         ids = np.zeros(len(names) + (0 not in names), dtype=np.uint64)
         ids[np.fromiter(names.values(), np.int64, len(names))] = np.fromiter(names.keys(), np.uint64, len(names))
     else:
-        ids, numbers = np.unique(np.append(runs[:0], np.append(0, runs).astype(np.uint64)), return_inverse=True)
-        ids, numbers = ids.astype(np.uint64), numbers[1:]
+        ids, numbers = np.unique(np.append(runs.astype(np.uint64), np.uint64(0)), return_inverse=True)
+        numbers = numbers[:-1]
     kind = np.uint16 if len(ids) <= 1 << 16 else np.uint32
     return np.repeat(numbers.astype(kind), np.diff(begins, append=flat.size)).reshape(labels.shape), ids
 

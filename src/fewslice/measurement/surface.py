@@ -93,9 +93,12 @@ def surface_weights(voxel_size_um: Triple, shape: Sequence[int]) -> SurfaceWeigh
     unit = float(found.max()) / _STEPS
     whole = np.rint(found / unit).astype(np.int64)
     factor = response @ (whole * unit)
+    edges = np.abs(_between(steps * size, ~flat) @ (steps * size).T) @ (whole * unit) / size.prod()
     weights = np.zeros(len(DIRECTIONS), dtype=np.int64)
     weights[used] = whole
-    return SurfaceWeights(tuple(weights.tolist()), unit, float(factor.std()), float(factor.min()), float(factor.max()))
+    return SurfaceWeights(
+        tuple(weights.tolist()), unit, float(factor.std()), float(min(factor.min(), edges.min())), float(factor.max())
+    )
 
 
 def _normals(extended: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -111,6 +114,16 @@ def _normals(extended: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         normals[:, axes] = np.stack([np.sin(np.pi * place), np.cos(np.pi * place)], axis=1)
     else:
         normals[:, axes] = 1.0
+    return normals
+
+
+def _between(steps: npt.NDArray[np.float64], extended: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the unit normals at which h may be lowest: it has kinks where n is normal to a step, corners to two."""
+    across = np.cross(steps[:, None], steps[None]).reshape(-1, 3)
+    if not extended.all():  # in a plane, the normals across a step
+        across = np.cross(steps, np.where(extended, 0.0, 1.0)) if extended.sum() == 2 else steps
+    length = np.linalg.norm(across, axis=1)
+    normals: npt.NDArray[np.float64] = across[length > 0] / length[length > 0][:, None]
     return normals
 
 
