@@ -116,9 +116,7 @@ def test_large_objects_are_read_in_blocks(store: Path, tmp_path: Path, monkeypat
         assert (whole / f"{k}.glb").read_bytes() == (cut / f"{k}.glb").read_bytes()
 
 
-def test_boxes_come_from_the_table_where_there_is_one(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_boxes_come_from_the_table(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = workflow.mesh(store, output=tmp_path / "before")
     workflow.measure(store)
 

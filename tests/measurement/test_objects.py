@@ -283,7 +283,7 @@ def test_nuclei(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_mitochondria(data_dir: Path, tmp_path: Path) -> None:
-    """Components of real mitochondria: the surface agrees with that of a mesh of slightly smoothed labels within 5 %."""
+    """Components of real mitochondria: their surface is within 5 % of that of a mesh of slightly smoothed labels."""
     truth = tifffile.imread(data_dir / "em_mitochondria" / "test" / "labels.tif")[:60, :160, :256]
     labels = label(truth > 0).astype(np.uint16)
     io.save_labels(tmp_path / "m.ome.zarr", labels, voxel_size_um=(0.005,) * 3)

@@ -24,7 +24,7 @@ import numpy as np
 from fewslice.blocks.engine import run_blocks
 from fewslice.blocks.plan import choose_block
 from fewslice.blocks.record import open_record
-from fewslice.errors import FewsliceError, InputError
+from fewslice.errors import FewsliceError, InputError, PartialError
 from fewslice.files import disk_error
 from fewslice.geometry import Box, cover
 from fewslice.measurement.job import Source, SumBlocks, merged_sums
@@ -110,6 +110,8 @@ def mesh_objects(
     InputError
         If the labels cannot be used, the voxel size is unknown, the format is unknown or needs what is not installed,
         an object is not there, or the folder holds something else.
+    PartialError
+        If the labels cannot be read everywhere.
     DiskError
         If a mesh cannot be stored.
     """
@@ -214,10 +216,14 @@ def _boxes(labels: Source, volume: Volume, folder: Path, table: Path | None) -> 
     except OSError as failure:
         raise disk_error(failure, folder) from failure
     read, compute, write = SumBlocks(labels, str(parts), (0,) * len(DIRECTIONS)).open()
-    outcome = run_blocks(blocks, record, read=read, compute=compute, write=write)
+    try:
+        outcome = run_blocks(blocks, record, read=read, compute=compute, write=write)
+    except InputError:  # such as negative labels: a refusal leaves nothing behind
+        shutil.rmtree(parts, ignore_errors=True)
+        raise
     if outcome.failed:
         block, reason = outcome.failed[0]
-        raise InputError(f"{labels.path} {reason} at block {block.index}; mend it and run the command again")
+        raise PartialError(f"{labels.path} {reason} at block {block.index}; mend it and run the same command again")
     boxes = {}
     for sums in merged_sums(str(parts), blocks):
         rows = zip(sums["id"].tolist(), sums["low"].tolist(), sums["high"].tolist(), strict=True)

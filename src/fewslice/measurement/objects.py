@@ -27,7 +27,7 @@ import numpy.typing as npt
 from fewslice import io
 from fewslice.blocks.engine import Outcome, run_blocks
 from fewslice.blocks.plan import choose_block
-from fewslice.blocks.record import open_record
+from fewslice.blocks.record import Record, open_record
 from fewslice.errors import InputError
 from fewslice.files import disk_error, write_atomic, write_json
 from fewslice.geometry import Block, Box, Shape, cover
@@ -189,25 +189,18 @@ def measure_objects(
     if overwrite:
         shutil.rmtree(names.parts, ignore_errors=True)
     blocks = cover(volume.shape, used, (0, 0, 0))
+    begun = names.parts.exists()
     try:
         names.parts.parent.mkdir(parents=True, exist_ok=True)
         record = open_record(names.parts, f"{key} {used}", what=str(table))
     except OSError as error:
         raise disk_error(error, table) from error
-    exponent = _exponent(measured, blocks, names.parts / "largest.json")
-    job = SumBlocks(
-        labels,
-        str(names.parts),
-        weights.weights,
-        image,
-        exponent,
-        prediction.segmentation if prediction and len(prediction.class_values) > 1 else None,
-        prediction.scores if prediction else None,
-        len(prediction.class_values) if prediction else 0,
-        regions,
-    )
-    read, compute, write = job.open()
-    outcome = run_blocks(blocks, record, read=read, compute=compute, write=write, progress=progress)
+    try:
+        outcome, exponent = _add_up(labels, image, measured, regions, prediction, weights, blocks, record, progress)
+    except InputError:
+        if not begun:  # a refusal leaves nothing behind
+            shutil.rmtree(names.parts, ignore_errors=True)
+        raise
     if outcome.failed:
         return Measurement(table, {}, outcome, False)
     grid = Grid(
@@ -225,6 +218,35 @@ def measure_objects(
     write_json(names.summary, summary)
     shutil.rmtree(names.parts, ignore_errors=True)
     return Measurement(table, summary, outcome, False)
+
+
+def _add_up(
+    labels: Source,
+    image: Source | None,
+    measured: Volume | None,
+    regions: Source | None,
+    prediction: StoredPrediction | None,
+    weights: SurfaceWeights,
+    blocks: Sequence[Block],
+    record: Record,
+    progress: Progress | None,
+) -> tuple[Outcome, int | None]:
+    """Leave every block's sums in the record's folder; return what became of the blocks, and k of a float image."""
+    exponent = _exponent(measured, blocks, record.folder / "largest.json")
+    classes = len(prediction.class_values) if prediction else 0
+    job = SumBlocks(
+        labels,
+        str(record.folder),
+        weights.weights,
+        image,
+        exponent,
+        prediction.segmentation if prediction and classes > 1 else None,
+        prediction.scores if prediction else None,
+        classes,
+        regions,
+    )
+    read, compute, write = job.open()
+    return run_blocks(blocks, record, read=read, compute=compute, write=write, progress=progress), exponent
 
 
 @dataclass(frozen=True)
