@@ -90,9 +90,8 @@ def test_size_outliers_are_merged_and_broken_objects() -> None:
     assert [name for name, _ in found.objects] == [1150, 1017]
     assert found.objects[0][1] < -3.5 and found.objects[1][1] > 3.5
     assert found.median == pytest.approx(5, abs=0.1) and found.spread == pytest.approx(0.3, abs=0.06)
-    assert (
-        size_outliers(np.arange(3), np.ones(3)).objects == () and size_outliers(np.zeros(0), np.zeros(0)).objects == ()
-    )
+    assert size_outliers(np.arange(3), np.ones(3)).objects == ()
+    assert size_outliers(np.zeros(0), np.zeros(0)).objects == ()
 
 
 def test_drift_of_brightness_and_contrast(tmp_path: Path) -> None:
@@ -106,9 +105,8 @@ def test_drift_of_brightness_and_contrast(tmp_path: Path) -> None:
     other[0, 5] += 40
     found = input_drift(Volume.from_array(other), model)
     assert found is not None
-    assert found.shift[1] == pytest.approx(26 / model.scale[1], abs=0.05) and found.scale[1] == pytest.approx(
-        2, rel=0.01
-    )
+    assert found.shift[1] == pytest.approx(26 / model.scale[1], abs=0.05)
+    assert found.scale[1] == pytest.approx(2, rel=0.01)
     assert found.worst[0][0] == 5 and found.worst[0][1] == pytest.approx(40 / model.scale[0], rel=0.1)
     with pytest.raises(InputError, match="channels"):
         input_drift(Volume.from_array(trained[:1]), model)

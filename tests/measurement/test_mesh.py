@@ -124,3 +124,9 @@ def test_open_surfaces_are_not_closed() -> None:
     turned = mesh.faces.copy()
     turned[0] = turned[0, ::-1]
     assert not is_closed(turned)
+
+
+def test_two_tetrahedra_on_one_edge_are_not_closed() -> None:
+    """Every edge is balanced, but four faces meet in one: no program takes that for a solid."""
+    one = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
+    assert is_closed(one) and not is_closed(np.concatenate([one, np.array([0, 1, 4, 5])[one]]))

@@ -146,7 +146,7 @@ def is_closed(faces: Ints) -> bool:
     ends = np.sort(ends, axis=1)
     _, which, count = np.unique(ends[:, 0] * (ends.max() + 1) + ends[:, 1], return_inverse=True, return_counts=True)
     balance = np.bincount(which.reshape(-1), weights=forward)
-    return bool((count % 2 == 0).all() and (balance == 0).all())
+    return bool((count == 2).all() and (balance == 0).all())
 
 
 def smoothed(vertices: npt.NDArray[Any], faces: Ints, rounds: int) -> npt.NDArray[Any]:
