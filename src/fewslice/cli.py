@@ -55,6 +55,7 @@ Unlabelled = Annotated[str | None, typer.Option(help="Value that means unlabelle
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Devices = Annotated[int, typer.Option(min=1, help="How many devices share the training.")]
 Checkpoints = Annotated[float, typer.Option(min=0, help="Seconds between checkpoints: what a kill costs at most.")]
+Labels = Annotated[str | None, typer.Option("--labels", help="Which labels of the store; by default instances.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Workers = Annotated[
@@ -302,6 +303,89 @@ def segment(
         typer.echo(json.dumps(found, indent=2))
     else:
         typer.echo(f"{found['objects']} objects in {Path(found['output']) / 'labels' / 'instances'}")
+
+
+@app.command()
+def measure(
+    path: Annotated[Path, typer.Argument(metavar="OUT", help="OUT.ome.zarr with labels of objects, or a label image.")],
+    labels: Labels = None,
+    image: Annotated[str | None, typer.Option(help="An image on the same grid; its intensities are measured.")] = None,
+    regions: Annotated[str | None, typer.Option(help="Labels of regions, such as an atlas, on the same grid.")] = None,
+    axes: Axes = None,
+    voxel_size_um: Voxel = None,
+    block: Annotated[str | None, typer.Option(help="Voxels per block, z,y,x.")] = None,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write OUT.objects.parquet as well.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="By default OUT.objects.csv.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure every object in µm and count them by class and region; resumable.
+
+    Example: fewslice measure OUT.ome.zarr --image brain.tif
+    """
+    from fewslice import workflow
+
+    with _progress(quiet or as_json) as listener:
+        summary = workflow.measure(
+            path,
+            labels=labels,
+            image=image,
+            regions=regions,
+            axes=axes,
+            voxel_size_um=_voxel(voxel_size_um),
+            block=_extents(block, "--block"),
+            parquet=parquet,
+            output=output,
+            overwrite=overwrite,
+            listener=listener,
+        )
+    typer.echo(json.dumps(summary, indent=2) if as_json else _count_table(summary))
+
+
+@app.command()
+def mesh(
+    path: Annotated[Path, typer.Argument(metavar="OUT", help="OUT.ome.zarr with labels of objects, or a label image.")],
+    objects: Annotated[str, typer.Option(help="Ids such as 1,5,9, or all.")] = "all",
+    classes: Annotated[
+        str | None, typer.Option("--class", help="Classes such as 1,2: one surface each, instead of objects.")
+    ] = None,
+    kind: Annotated[str, typer.Option("--format", help="glb, ply, stl, obj or neuroglancer.")] = "glb",
+    labels: Labels = None,
+    axes: Axes = None,
+    voxel_size_um: Voxel = None,
+    error_um: Annotated[
+        float | None, typer.Option(help="Allowed error of simplification; by default half the smallest voxel extent.")
+    ] = None,
+    smoothing: Annotated[int, typer.Option(min=0, help="Rounds of smoothing; 0 keeps the voxels' steps.")] = 10,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder; by default OUT.meshes.")] = None,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write surfaces of objects or classes, one file each, in µm; resumable.
+
+    Example: fewslice mesh OUT.ome.zarr --objects 1,5,9 --format glb
+    """
+    from fewslice import workflow
+
+    chosen = _integers(classes, "--class")
+    ids = None if objects == "all" else _integers(objects, "--objects")
+    with _progress(quiet) as listener:
+        folder = workflow.mesh(
+            path,
+            labels=labels,
+            objects=ids,
+            classes=chosen,
+            kind=kind,
+            axes=axes,
+            voxel_size_um=_voxel(voxel_size_um),
+            error_um=error_um,
+            smoothing=smoothing,
+            output=output,
+            overwrite=overwrite,
+            listener=listener,
+        )
+    typer.echo(f"wrote {folder}")
 
 
 @app.command()
@@ -650,6 +734,21 @@ def _object_table(scores: dict[str, Any]) -> str:
     lines.append(f"{what}: {scores['predicted_count']} found, {scores['truth_count']} true")
     lines.append(f"splits {scores['splits']}, merges {scores['merges']}")
     return "\n".join(lines)
+
+
+def _count_table(summary: dict[str, Any]) -> str:
+    def row(name: str, counts: dict[str, Any]) -> str:
+        density = counts["density_per_mm3"]
+        between = counts.get("interval95")
+        sure = f"  expected {counts['expected']:.1f}, 95 % {between[0]} to {between[1]}" if between else ""
+        rate = "–" if density is None else f"{density:.6g}"
+        return f"{name:<12}{counts['objects']:>10}{counts['counted']:>10}{rate:>14}{sure}"
+
+    lines = [f"{'':<12}{'objects':>10}{'counted':>10}{'per mm³':>14}", row("all", summary)]
+    lines += [row(f"class {entry['class']}", entry) for entry in summary["by_class"]]
+    lines += [row(f"region {entry['region']}", entry) for entry in summary.get("by_region", [])]
+    lines.append(f"counted: {summary['border_rule']}")
+    return "\n".join([*lines, f"wrote {summary['table']}"])
 
 
 def _readable(value: Any) -> str:

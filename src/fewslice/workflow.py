@@ -1,4 +1,4 @@
-"""The verbs: train, predict, evaluate, report and the rest, for programs; the shell and the screen call these.
+"""The verbs: train, predict, measure, evaluate, report and the rest, for programs; the shell and the screen call these.
 
 Every verb checks its input before anything is written, and raises :class:`fewslice.errors.FewsliceError` with one
 sentence when something is wrong.
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fewslice.blocks.verify import Verification
     from fewslice.data.samples import Sample
     from fewslice.data.splits import Split
+    from fewslice.measurement import Source
     from fewslice.model import Model
     from fewslice.training.fit import Hardware, Monitor
     from fewslice.volume import Volume
@@ -42,6 +43,8 @@ __all__ = [
     "evaluate",
     "export",
     "info",
+    "measure",
+    "mesh",
     "predict",
     "report",
     "run",
@@ -628,6 +631,202 @@ def _mask(
         raise PartialError(
             f"{len(outcome.failed)} blocks of {image.source} have no mask; mend it and run the same command again"
         )
+
+
+def measure(
+    path: str | Path,
+    *,
+    labels: str | None = None,
+    image: str | None = None,
+    regions: str | None = None,
+    axes: str | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    block: tuple[int, int, int] | None = None,
+    parquet: bool = False,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Measure and count objects, block by block; see :func:`fewslice.measurement.measure_objects`.
+
+    Parameters
+    ----------
+    path
+        ``OUT.ome.zarr`` with ``labels/instances`` in it, or any label image of objects.
+    labels
+        Name of other labels in the store.
+    image, regions
+        Intensities to measure, and labels of regions to count in, on the same grid.
+    axes
+        What the axes of files that do not state them mean.
+    voxel_size_um
+        z, y, x; by default what the labels state.
+    block
+        (z, y, x) voxels per block.
+    parquet
+        Write ``OUT.objects.parquet`` as well.
+    output
+        ``OUT.objects.csv``; by default beside `path`, named after it.
+    overwrite
+        Replace a measurement of other labels or settings.
+    listener
+        Called with progress events.
+
+    Returns
+    -------
+    dict
+        Counts, densities and settings, as ``OUT.objects.json`` holds them, and ``table``, the CSV file.
+
+    Raises
+    ------
+    InputError
+        If there are no such labels, a shape differs, or the voxel size is unknown.
+    PartialError
+        If some blocks could not be measured; what is done is kept.
+    """
+    from fewslice.measurement import Source, find_prediction, measure_objects
+
+    source, store = _label_source(path, labels, axes)
+    tell = listener or _ignore
+    measurement = measure_objects(
+        source,
+        Path(output) if output is not None else _sidecar(path, "objects.csv"),
+        voxel_size_um=voxel_size_um,
+        image=Source(image, axes) if image is not None else None,
+        regions=Source(regions, axes) if regions is not None else None,
+        prediction=find_prediction(store) if store is not None else None,
+        block=block,
+        parquet=parquet,
+        overwrite=overwrite,
+        progress=_block_teller(tell, source.path, "measure"),
+    )
+    for item, reason in measurement.outcome.failed:
+        tell({"event": "block_failed", "image": source.path, "block": list(item.index), "reason": reason})
+    if measurement.outcome.failed:
+        raise PartialError(
+            f"{len(measurement.outcome.failed)} blocks could not be measured, so there is no table yet; mend the input "
+            "and run the same command again"
+        )
+    if measurement.already_finished:
+        tell({"event": "note", "note": f"{measurement.table} is finished; nothing to do"})
+    return {"table": str(measurement.table), **measurement.summary}
+
+
+def mesh(
+    path: str | Path,
+    *,
+    labels: str | None = None,
+    objects: Sequence[int] | None = None,
+    classes: Sequence[int] | None = None,
+    kind: str = "glb",
+    axes: str | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    error_um: float | None = None,
+    smoothing: int = 10,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Path:
+    """Write the surfaces of objects or classes; see :func:`fewslice.measurement.meshes.mesh_objects`.
+
+    Parameters
+    ----------
+    path, labels, axes, voxel_size_um
+        As for :func:`measure`.
+    objects
+        Ids; all when None.
+    classes
+        Values of classes whose surfaces are written instead of objects', from ``labels/segmentation``.
+    kind
+        ``glb``, ``ply``, ``stl``, ``obj`` or ``neuroglancer``.
+    error_um
+        How far a simplified surface may lie from the full one; by default half the smallest extent of a voxel.
+    smoothing
+        Rounds of smoothing; 0 keeps the staircase of voxels.
+    output
+        A folder; by default ``OUT.meshes`` beside `path`.
+    overwrite
+        Replace meshes of other labels or settings.
+    listener
+        Called with progress events.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If there are no such labels, objects or classes, the voxel size is unknown, or a library is not installed.
+    """
+    from fewslice.measurement import find_prediction
+    from fewslice.measurement.meshes import mesh_objects
+
+    if classes is not None and (objects is not None or labels is not None):
+        raise InputError("classes are surfaces of their own; give either --class or --objects and --labels")
+    source, store = _label_source(path, "segmentation" if classes is not None else labels, axes)
+    if classes is not None:
+        prediction = find_prediction(store) if store is not None else None
+        if prediction is None:
+            raise InputError(f"{path} is no output of fewslice predict, so it has no classes; give --objects")
+        absent = [c for c in classes if c not in prediction.class_values]
+        if absent:
+            known = ", ".join(map(str, prediction.class_values))
+            raise InputError(f"{path} has no class {absent[0]}; its classes are {known}")
+        objects = [prediction.class_values.index(c) + 1 for c in classes]
+    found = mesh_objects(
+        source,
+        Path(output) if output is not None else _sidecar(path, "meshes"),
+        objects,
+        kind=kind,
+        voxel_size_um=voxel_size_um,
+        error_um=error_um,
+        smoothing=smoothing,
+        table=_sidecar(path, "objects.csv"),
+        prefix="class_" if classes is not None else "",
+        names=classes,
+        overwrite=overwrite,
+        progress=_block_teller(listener or _ignore, source.path, "mesh"),
+    )
+    if listener is not None and not found.written:
+        listener({"event": "note", "note": f"{found.folder} is finished; nothing to do"})
+    return found.folder
+
+
+def _label_source(path: str | Path, labels: str | None, axes: str | None) -> tuple[Source, Path | None]:
+    """Return the labels that are meant, and the OME-Zarr image they belong to, if any."""
+    from fewslice.measurement import Source
+
+    place = Path(path)
+    if not place.exists() and ":" not in str(path):
+        raise InputError(f"{path} does not exist; check the path")
+    known = [entry["name"] for entry in io.describe(place, axes=axes)["labels"]] if place.is_dir() else []
+    if labels is None and not known and not (place / "labels").is_dir():
+        volume = io.open_labels(path, axes=axes)
+        if "outputs" in volume.attributes:
+            raise InputError(f"{path} holds no labels of objects; make them with fewslice segment first")
+        return Source(str(path), axes), None
+    name = labels or "instances"
+    if name not in known:
+        has = f"its labels are {', '.join(known)}" if known else "it has none"
+        raise InputError(f"{path} has no labels '{name}' ({has}); run fewslice segment first, or choose with --labels")
+    return Source(str(place / "labels" / name)), place
+
+
+def _sidecar(path: str | Path, what: str) -> Path:
+    """Return the name of a file beside an image, or beside the store that the image lies in."""
+    place = Path(str(path).partition(":")[0]).absolute() if not Path(path).exists() else Path(path).absolute()
+    stores = [p for p in (place, *place.parents) if p.suffix.lower() == ".zarr"]
+    outer = stores[-1] if stores else place
+    name = outer.name
+    for ending in (".zarr", ".tiff", ".tif", ".h5", ".hdf5", ".ome"):
+        name = name[: -len(ending)] if name.lower().endswith(ending) else name
+    return outer.with_name(f"{name}.{what}")
+
+
+def _block_teller(tell: Listener, source: str, verb: str) -> Callable[[int, int], None]:
+    return lambda done, blocks: tell({"event": "block", "pass": verb, "image": source, "done": done, "blocks": blocks})
 
 
 def evaluate(

@@ -20,6 +20,9 @@ import pytest
 import tifffile
 import yaml
 
+from fewslice import measure
+from fewslice.io import save_labels
+
 Fewslice = Callable[..., subprocess.CompletedProcess[str]]
 
 TRAIN = "train image.tif --labels labels.tif --axes zyx --background 0 --steps 2 -o NEW"
@@ -48,6 +51,7 @@ def workplace(
     _damage_chunk(folder)
     _write_predictions(folder)
     done(folder, "segment", "OUT.ome.zarr", "--quiet")
+    _write_objects(folder, labels)
     return folder
 
 
@@ -147,6 +151,14 @@ def _damage_chunk(folder: Path) -> None:
         (p for p in (folder / "damaged.ome.zarr" / "0").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
     )
     chunk.write_bytes(chunk.read_bytes()[:100])
+
+
+def _write_objects(folder: Path, labels: np.ndarray) -> None:
+    """Write labels of objects: with and without a voxel size, negative ones, and some that are measured already."""
+    for name, size in (("cells", (2.0, 1.0, 1.0)), ("measured", (2.0, 1.0, 1.0)), ("unscaled", None)):
+        save_labels(folder / f"{name}.ome.zarr", labels, voxel_size_um=size)
+    measure(folder / "measured.ome.zarr")
+    save_labels(folder / "negative.ome.zarr", labels.astype(np.int16) - 1, voxel_size_um=(2.0, 1.0, 1.0))
 
 
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -397,6 +409,39 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "segment image.tif --segmenter threshold_watershed --axes zyx --threshold 0.5 -o NEW.ome.zarr",
         ("--threshold", "threshold_watershed"),
     ),
+    # Objects and meshes
+    "measure: missing": ("measure gone.ome.zarr", ("gone.ome.zarr", "does not exist")),
+    "measure: no instances": ("measure OUT.ome.zarr", ("OUT.ome.zarr", "instances", "fewslice segment", "--labels")),
+    "measure: no labels of that name": ("measure OUT.ome.zarr --labels cells", ("cells", "segmentation")),
+    "measure: an image": ("measure image.ome.zarr --labels cells", ("image.ome.zarr", "no labels", "cells")),
+    "measure: labels of float type": ("measure labels_float.tif --axes zyx", ("labels_float.tif", "float32")),
+    "measure: no voxel size": ("measure unscaled.ome.zarr", ("unscaled.ome.zarr", "voxel size", "--voxel-size-um")),
+    "measure: voxel size 0": ("measure cells.ome.zarr --voxel-size-um 0,1,1", ("0,1,1", "positive")),
+    "measure: image of another shape": (
+        "measure cells.ome.zarr --image square.tif --axes zcyx",
+        ("square.tif", "(4, 16, 16)", "(12, 32, 32)"),
+    ),
+    "measure: image missing": ("measure cells.ome.zarr --image gone.tif", ("gone.tif",)),
+    "measure: NaN in the image": ("measure cells.ome.zarr --image nan.tif --axes zyx", ("nan.tif", "NaN")),
+    "measure: regions of another shape": (
+        "measure cells.ome.zarr --regions labels_other_shape.tif --axes zyx",
+        ("labels_other_shape.tif", "(12, 30, 32)", "(12, 32, 32)"),
+    ),
+    "measure: negative labels": ("measure negative.ome.zarr", ("-1", "background")),
+    "measure: block": ("measure cells.ome.zarr --block 4,0,4", ("4,0,4", "positive")),
+    "measure: table of another name": ("measure cells.ome.zarr -o cells.tsv", ("cells.tsv", "OUT.objects.csv")),
+    "measure: table of other settings": (
+        "measure measured.ome.zarr --voxel-size-um 1,1,1",
+        ("measured.objects", "--overwrite"),
+    ),
+    "mesh: unknown format": ("mesh cells.ome.zarr --format fbx", ("fbx", "glb", "neuroglancer")),
+    "mesh: object not there": ("mesh cells.ome.zarr --objects 1,77", ("77", "--objects")),
+    "mesh: objects no numbers": ("mesh cells.ome.zarr --objects some", ("some", "--objects")),
+    "mesh: no voxel size": ("mesh unscaled.ome.zarr", ("unscaled.ome.zarr", "--voxel-size-um")),
+    "mesh: error negative": ("mesh cells.ome.zarr --error-um -1", ("-1",)),
+    "mesh: class not there": ("mesh OUT.ome.zarr --class 9", ("class 9", "1")),
+    "mesh: classes of other images": ("mesh cells.ome.zarr --class 1", ("cells.ome.zarr", "segmentation")),
+    "mesh: folder of others": ("mesh cells.ome.zarr -o models", ("models", "no meshes")),
     "convert: target exists": (
         "convert image.tif image.ome.zarr --axes zyx",
         ("image.ome.zarr", "exists", "--overwrite"),
@@ -566,7 +611,13 @@ def test_help_loads_no_torch(command: str, environment: dict[str, str]) -> None:
         "try:\n    main(sys.argv[1:])\n"
         f"finally:\n    print('LOADED', [name for name in {heavy} if name in sys.modules])\n"
     )
-    for arguments in (["--help"], ["train", "--help"], ["predict", "--help"], ["segment", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["train", "--help"],
+        ["predict", "--help"],
+        ["segment", "--help"],
+        ["mesh", "--help"],
+    ):
         result = subprocess.run(
             [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
         )
@@ -580,6 +631,8 @@ def test_help_loads_no_torch(command: str, environment: dict[str, str]) -> None:
         "evaluate",
         "export",
         "info",
+        "measure",
+        "mesh",
         "predict",
         "report",
         "run",

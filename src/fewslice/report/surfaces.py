@@ -3,7 +3,8 @@
 1. :func:`_reduced` – block means, axis by axis, the finest first, until the volume is small enough.
 2. The volume is padded by one background voxel, so that an object that touches the border has a closed surface.
 3. Marching cubes at ``level``, in µm.
-4. :func:`_smoothed` – Taubin's λ|μ filter, which removes the staircase of voxels without shrinking the object.
+4. :func:`fewslice.measurement.mesh.smoothed` – Taubin's λ|μ filter, which removes the staircase of voxels without
+   shrinking the object.
 5. :func:`_clustered` – vertices that share a cell of a grid become their mean; the grid grows until few faces remain.
 
 Every arm and the truth go through exactly the same steps, so what differs on the screen differs in the masks.
@@ -16,13 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from fewslice.errors import InputError
+from fewslice.measurement.mesh import smoothed
 
 __all__ = ["Mesh", "isosurface"]
-
-_TAUBIN_SHRINK, _TAUBIN_GROW = 0.5, -0.53  # Taubin 1995: pass band 1/λ + 1/μ = 0.11
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def isosurface(
     # The first padded voxel is one spacing before the first real one, whose centre lies (factor − 1)/2 voxels inside.
     corners: NDArray[np.float64] = vertices - spacing + np.asarray(voxel_size_um) * (factors - 1) / 2
     vertices, faces = _clustered(corners, faces.astype(np.int64), max_faces)
-    vertices = _smoothed(vertices, faces, smoothing)
+    vertices = smoothed(vertices, faces, smoothing)
     return Mesh(
         np.ascontiguousarray(vertices, dtype=np.float32),
         np.ascontiguousarray(faces, dtype=np.int32),
@@ -156,20 +155,3 @@ def _clustered(
             used, compact = np.unique(kept, return_inverse=True)
             return merged[used], compact.reshape(-1, 3).astype(np.int64)
         cell *= 1.15
-
-
-def _smoothed(vertices: NDArray[Any], faces: NDArray[np.int64], rounds: int) -> NDArray[Any]:
-    """Move every vertex towards, then away from, the mean of its neighbours, `rounds` times."""
-    n = len(vertices)
-    if rounds == 0 or n == 0:
-        return vertices
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    ones = np.ones(2 * len(ends))
-    rows, columns = np.concatenate([ends, ends[:, ::-1]]).T
-    adjacency = sparse.csr_array((ones, (rows, columns)), shape=(n, n))
-    adjacency.data[:] = 1.0
-    degree = np.maximum(np.asarray(adjacency.sum(axis=1)).reshape(-1, 1), 1)
-    for _ in range(rounds):
-        for factor in (_TAUBIN_SHRINK, _TAUBIN_GROW):
-            vertices = vertices + factor * ((adjacency @ vertices) / degree - vertices)
-    return vertices
