@@ -6,7 +6,7 @@ Examples
 --------
 >>> import fewslice
 >>> sorted(fewslice.__all__)
-['__version__', 'convert', 'demo', 'evaluate', 'info', 'predict', 'report', 'run', 'train']
+['__version__', 'convert', 'demo', 'evaluate', 'info', 'plan', 'predict', 'report', 'run', 'train']
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewslice.demo import demo
-    from fewslice.workflow import convert, evaluate, info, predict, report, run, train
+    from fewslice.workflow import convert, evaluate, info, plan, predict, report, run, train
 
-__all__ = ["__version__", "convert", "demo", "evaluate", "info", "predict", "report", "run", "train"]
+__all__ = ["__version__", "convert", "demo", "evaluate", "info", "plan", "predict", "report", "run", "train"]
 
 __version__ = "0.1.0"
 
