@@ -13,7 +13,7 @@ planes and the training itself add, which averages out as planes become many.
 
 The posterior over (a, b/a, c, σ, τ) is summed on a grid: 1. coarsely over the whole prior, 2. again and again over the
 box that still holds probability, 3. draws are taken from the last grid. With few, noisy folds the prior speaks:
-uniform for a and b/a; log-normal for c (median 0.6), σ (0.04) and τ (0.05).
+uniform for a and b/a; log-normal for c (median 0.6), σ (0.03) and τ (0.04).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fewslice.errors import InputError
 
 __all__ = ["CONFIDENCE", "Forecast", "Posterior", "fit_curve"]
 
-CONFIDENCE = 0.9
+CONFIDENCE = 0.8
 """Of all intervals."""
 
 Array = NDArray[np.float64]
@@ -41,8 +41,8 @@ _NEGLIGIBLE = 1e-4
 _DRAWS = 4000
 # prior of the logarithm: median, standard deviation, and the range that is searched
 _EXPONENT = (0.6, 0.5, 0.1, 3.0)
-_NOISE = (0.04, 0.8, 0.002, 0.5)
-_OFFSET = (0.05, 0.8, 0.002, 0.5)
+_NOISE = (0.03, 0.8, 0.002, 0.5)
+_OFFSET = (0.04, 0.8, 0.002, 0.5)
 
 
 @dataclass(frozen=True)

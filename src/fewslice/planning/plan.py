@@ -192,7 +192,7 @@ def extrapolated(ladder: Ladder, measured: Measured, more: int, left: int, gener
         assert found.low is not None and found.high is not None
         low, high = max(0.0, found.low), min(1.0, found.high)
         rows.append({"planes": size, "dice": found.mean, "low": low, "high": high, "measured": True})
-    ahead = {now, *range(now, now + more + 1), min(2 * now, now + left), min(4 * now, now + left)}
+    ahead = {now, now + more, min(2 * now, now + left), min(4 * now, now + left)}
     for count in sorted(ahead):
         forecast = posterior.forecast(count)
         rows.append(
@@ -228,7 +228,7 @@ def next_planes(
     axis
         Along which planes are annotated.
     count
-        Number of planes, and of windows.
+        Number of planes; each comes with up to two windows, and so do as many planes that are annotated in part.
     device
         Where to predict.
     listener
@@ -272,7 +272,7 @@ def next_planes(
             "zyx"[columns]: list(window.columns),
             "score": round(window.uncertainty / found[0][0].uncertainty, 4),
         }
-        for window, sample, plane in found[:count]
+        for window, sample, plane in found
     ]
     return planes, regions
 
