@@ -205,7 +205,9 @@ def test_a_moved_image_is_named_and_another_image_has_nothing_annotated(tmp_path
     found = trained.plan()
     moved = tmp_path / "elsewhere.tif"
     trained.image.rename(moved)
-    with pytest.raises(InputError, match=r"brain\.tif, on which .* is no longer there; give its new place with --image"):
+    with pytest.raises(
+        InputError, match=r"brain\.tif, on which .* is no longer there; give its new place with --image"
+    ):
         trained.plan()
     again = trained.plan(image=str(moved))
     for entry in [*again["next_planes"], *again["regions"]]:

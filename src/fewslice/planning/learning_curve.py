@@ -6,10 +6,10 @@ A plane more brings less the more there are. The law (Figueroa et al. 2012, Hest
 
 rises towards a. Dice is measured in folds, at the same numbers of planes n_1 … n_S in each. In fold k ::
 
-    d_ks = f(n_s) + u_k + e_ks,   u_k ~ N(0, τ²),   e_ks ~ N(0, σ² / n_s)
+    d_ks = f(n_s) + u_k + e_ks,   u_k ~ N(0, τ²),   e_ks ~ N(0, σ²)
 
 u_k is how hard the planes are that judge the fold, common to all its trainings; e_ks is what the choice of training
-planes and the training itself add, which averages out as planes become many.
+planes and the training itself add.
 
 The posterior over (a, b/a, c, σ, τ) is summed on a grid: 1. coarsely over the whole prior, 2. again and again over the
 box that still holds probability, 3. draws are taken from the last grid. With few, noisy folds the prior speaks:
@@ -87,7 +87,7 @@ class Posterior:
     def forecast(self, planes: float) -> Forecast:
         """Return what a training on so many planes should reach, its own noise included, in 0–1."""
         mean = float(self.curve(planes).mean())
-        values = np.clip(self.curve(planes) + self.residual * self.noise / np.sqrt(planes), 0.0, 1.0)
+        values = np.clip(self.curve(planes) + self.residual * self.noise, 0.0, 1.0)
         return _interval(mean, values)
 
     def gain(self, now: float, later: float) -> Forecast:
@@ -97,8 +97,7 @@ class Posterior:
 
     def log_density(self, planes: float, dice: float) -> float:
         """Return the logarithm of the forecast's density at a Dice that was measured later."""
-        spread = self.noise / np.sqrt(planes)
-        terms = -0.5 * ((dice - self.curve(planes)) / spread) ** 2 - np.log(spread * np.sqrt(2 * np.pi))
+        terms = -0.5 * ((dice - self.curve(planes)) / self.noise) ** 2 - np.log(self.noise * np.sqrt(2 * np.pi))
         highest = terms.max()
         return float(highest + np.log(np.exp(terms - highest).mean()))
 
@@ -160,27 +159,26 @@ def _centres(low: float, high: float, count: int) -> Array:
 def _weights(axes: Sequence[Array], counts: Array, measured: Array) -> Array:
     """Return the posterior probability of every cell of the grid, (a, b/a, c, log σ, log τ).
 
-    With weights n_s, bars being weighted means over s, N = Σ n_s and K folds::
+    With K folds, bars being means over the S numbers of planes::
 
-        −2 log L = K (S − 1) log σ² + K log(σ² + N τ²) + W / σ² + N B / (σ² + N τ²)
-        W = Σ_ks n_s (d_ks − d̄_k − f_s + f̄)²,   B = Σ_k (d̄_k − f̄)²
+        −2 log L = K (S − 1) log σ² + K log(σ² + S τ²) + W / σ² + S B / (σ² + S τ²)
+        W = Σ_ks (d_ks − d̄_k − f_s + f̄)²,   B = Σ_k (d̄_k − f̄)²
     """
-    folds, total = len(measured), counts.sum()
-    share = counts / total
+    folds, total = measured.shape
     a, q, c = np.meshgrid(*axes[:3], indexing="ij")
     curve = a[..., None] * (1 - q[..., None] * counts ** -np.exp(c[..., None]))
-    level = curve @ share
+    level = curve.mean(axis=-1)
     shape = curve - level[..., None]
-    means = measured @ share
+    means = measured.mean(axis=1)
     within = measured - means[:, None]
-    w = total * ((within**2 @ share).sum() - 2 * shape @ (share * within.sum(axis=0)) + folds * (shape**2 @ share))
+    w = (within**2).sum() - 2 * shape @ within.sum(axis=0) + folds * (shape**2).sum(axis=-1)
     b = (means**2).sum() - 2 * level * means.sum() + folds * level**2
     sigma, tau = (np.exp(2 * axis) for axis in axes[3:])  # variances
     both = sigma[:, None] + total * tau[None, :]
     log = -0.5 * (
         (w[..., None] / sigma)[..., None]
         + total * b[..., None, None] / both
-        + folds * ((counts.size - 1) * np.log(sigma)[:, None] + np.log(both))
+        + folds * ((total - 1) * np.log(sigma)[:, None] + np.log(both))
     )
     for index, (median, deviation, _, _) in ((2, _EXPONENT), (3, _NOISE), (4, _OFFSET)):
         prior = -0.5 * ((axes[index] - np.log(median)) / deviation) ** 2
