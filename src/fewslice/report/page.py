@@ -167,7 +167,7 @@ def _plan_view(run: Run, figure: Path) -> dict[str, Any]:
             y_label="Dice of a short training",
             x_log2=True,
         )
-        said = ", ".join(f"{row['planes']} planes {row['dice']:.2f}" for row in curve)
+        said = ", ".join(f"{row['dice']:.2f} at {row['planes']}" for row in curve)
         picture = (figures.embedded(written[0], width=1050), f"Dice against the number of annotated planes: {said}")
     planes = [
         {
