@@ -75,7 +75,7 @@ STARTS = {"em": (4, 8), "stack2": (4,)}
 """Numbers of planes from which the curve is extrapolated."""
 FACTORS = (2, 4)
 
-BUDGETS = {"quick": {"choice": 200, "calibration": 100}, "full": {"choice": 1000, "calibration": 400}}
+BUDGETS = {"quick": {"choice": 200, "calibration": 200}, "full": {"choice": 1000, "calibration": 400}}
 """Steps of a training, of four patches of 96² pixels each."""
 
 _NETWORK: dict[str, Any] = {

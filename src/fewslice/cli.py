@@ -252,7 +252,7 @@ def plan(
         str | None,
         typer.Option(help="The image to choose planes from, or the new place of the run's; its own if none."),
     ] = None,
-    planes: Annotated[int, typer.Option(min=1, help="How many more planes are thought of.")] = 4,
+    planes: Annotated[int, typer.Option(help="How many more planes are thought of.")] = 4,
     steps: Annotated[int | None, typer.Option(help="Steps of each short training, instead of minutes.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Of all short trainings together; 10 by default.")] = None,
     device: Device = "auto",

@@ -406,10 +406,11 @@ def plan(
     from fewslice.training.fit import Hardware
     from fewslice.training.run_folder import RunFolder
 
-    if planes < 1 or (steps is not None and steps < 1) or (minutes is not None and not 0 < minutes < math.inf):
-        raise InputError(
-            f"planes ({planes}), steps ({steps}) and minutes ({minutes}) must be positive; at least 1 plane and 1 step"
-        )
+    for name, count in (("planes", planes), ("steps", steps)):
+        if count is not None and count < 1:
+            raise InputError(f"{name} is {count}; give at least 1")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise InputError(f"minutes is {minutes}; give a positive number")
     if steps is not None and minutes is not None:
         raise InputError("steps and minutes exclude each other; give one of them")
     folder = Path(run)

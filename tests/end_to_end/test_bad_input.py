@@ -343,7 +343,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "plan RUN --image two_channels.tif --steps 1",
         ("two_channels.tif", "channel"),
     ),
-    "plan: no planes": ("plan RUN --planes 0", ("--planes", "0")),
+    "plan: no planes": ("plan RUN --planes 0", ("planes", "0")),
     "plan: steps 0": ("plan RUN --steps 0", ("steps", "0")),
     "plan: minutes NaN": ("plan RUN --minutes nan", ("minutes", "nan")),
     "plan: steps and minutes": ("plan RUN --steps 2 --minutes 1", ("steps", "minutes", "exclude")),
