@@ -77,7 +77,7 @@ def test_the_grid_s_likelihood_is_that_of_the_model() -> None:
         c, sigma, tau = np.exp([c, sigma, tau])
         covariance = np.diag(np.full(3, sigma**2)) + tau**2
         mean = a - a * q * counts**-c
-        expected[place] = sum(multivariate_normal(mean, covariance).logpdf(row) for row in measured)
+        expected[place] = sum(multivariate_normal(mean, covariance).logpdf(row) for row in measured) + 2 * np.log(1 - q)
         for value, (median, deviation, _, _) in (
             (c, learning_curve._EXPONENT), (sigma, learning_curve._NOISE), (tau, learning_curve._OFFSET)
         ):  # fmt: skip

@@ -13,7 +13,8 @@ planes and the training itself add.
 
 The posterior over (a, b/a, c, σ, τ) is summed on a grid: 1. coarsely over the whole prior, 2. again and again over the
 box that still holds probability, 3. draws are taken from the last grid. With few, noisy folds the prior speaks:
-uniform for a and b/a; log-normal for c (median 0.6), σ (0.03) and τ (0.04).
+uniform for a, Beta(1, 3) for b/a (the share that is lost at one plane), log-normal for c (median 0.6), σ (0.03) and
+τ (0.04).
 """
 
 from __future__ import annotations
@@ -183,6 +184,7 @@ def _weights(axes: Sequence[Array], counts: Array, measured: Array) -> Array:
     for index, (median, deviation, _, _) in ((2, _EXPONENT), (3, _NOISE), (4, _OFFSET)):
         prior = -0.5 * ((axes[index] - np.log(median)) / deviation) ** 2
         log += prior.reshape([-1 if i == index else 1 for i in range(5)])
+    log += 2 * np.log1p(-axes[1])[:, None, None, None]
     weights: Array = np.exp(log - log.max())
     weights /= weights.sum()
     return weights
