@@ -338,7 +338,10 @@ def advice(found: Budget, planes: Sequence[dict[str, Any]]) -> str:
     half = (gain.high - gain.low) / 2
     said = f"{label} should bring {gain.mean:+.3f} ± {half:.3f} Dice to the {found.now.mean:.2f} of a short training"
     if gain.high < WORTH:
-        return f"{said}, less than {WORTH:g}: more planes of this kind are hardly worth their time."
+        return (
+            f"{said}, less than {WORTH:g}: more planes of this kind seem hardly worth their time. Before you stop, "
+            f"confirm it with more --minutes: these trainings had {found.steps} steps."
+        )
     if gain.mean >= WORTH:
         return f"{said}. Go on, and annotate {where} next."
     return f"{said}, which may or may not be worth it. If you go on, annotate {where} next."
