@@ -17,7 +17,7 @@ from typing import Any
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import continuity, em, sparsity, speed
+from benchmarks import continuity, em, planning, sparsity, speed
 from benchmarks.arms import ARMS
 from benchmarks.cells import RESULTS, ROOT, current, read_failures, read_results
 from benchmarks.figures import draw_alpha, draw_cost, draw_sparsity
@@ -83,6 +83,19 @@ what arms get right and wrong are drawn locally with `--figure OUT.png`.
 """
 
 
+_PLANNING = """\
+A 2D network, {choice} steps for every number of planes, is trained on planes that are recommended (the middle one
+first, then where the model is uncertain and nothing near is annotated), evenly spaced, or drawn at random. The budget
+curve is measured by trainings of {calibration} steps on subsets of n planes; what 2n and 4n planes reach is the Dice of
+trainings on so many, judged on planes that they have not seen. Intervals hold the Dice with 80 % probability; the log
+gain is the log score of the forecast minus that of no change. `python -m benchmarks.planning --quick` measures it.
+"""
+_PLANNED = {
+    "em": "em_mitochondria, 165 × 256 × 256 voxels",
+    "stack2": "Real two-photon stack (train x < 288, test x ≥ 320)",
+}
+
+
 def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     """Write the page, and the figures if a folder is given for them.
 
@@ -97,26 +110,29 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     em_series = Series(current(read_results("em", results=results), em.again))
     speed_series = Series(current(read_results("speed", results=results), speed.again))
     along_z = Series(current(read_results("continuity", results=results), continuity.again))
+    planned = current(read_results("planning", results=results), planning.again)
+    planned_tier = "full" if any(r["cell"]["config"]["tier"] == "full" for r in planned) else "quick"
+    plans = Series([r for r in planned if r["cell"]["config"]["tier"] == planned_tier])
     trials = read_results("sparsity_trials", results=results)
     tiers = [tier for tier in ("full", "quick") if any(r["cell"]["config"]["tier"] == tier for r in loaded)]
     main_tier = tiers[0] if tiers else "full"
     main = Series([r for r in loaded if r["cell"]["config"]["tier"] == main_tier])
-    parts = [_INTRODUCTION, _targets(main, em_series, speed_series, along_z, main_tier), _CAVEATS]
+    parts = [_INTRODUCTION, _targets(main, em_series, speed_series, along_z, plans, main_tier), _CAVEATS]
     for tier in tiers:
         series = Series([r for r in loaded if r["cell"]["config"]["tier"] == tier])
         parts.append(_comparison(series, tier, figures))
-    parts += [_em(em_series), _continuity(along_z), _speed(speed_series)]
+    parts += [_em(em_series), _continuity(along_z), _planning(plans, planned_tier), _speed(speed_series)]
     parts.append(_trials(trials, read_results("sparsity", results=results)))
     parts.append(_attempts())
     parts.append(_missing(results))
     return "\n".join(part for part in parts if part)
 
 
-def _targets(main: Series, em_series: Series, speed_series: Series, along_z: Series, tier: str) -> str:
+def _targets(main: Series, em_series: Series, speed_series: Series, along_z: Series, plans: Series, tier: str) -> str:
     said = {True: "yes", False: "**no**", None: "not measured yet"}
     rows = [
         [line.what, line.target, line.measured, said[line.reached], f"`{line.command}`"]
-        for line in outcomes(main, em_series, speed_series, tier, continuity=along_z)
+        for line in outcomes(main, em_series, speed_series, tier, continuity=along_z, planning=plans)
     ]
     text = f"Recipe version {sparsity.RECIPE}, {tier} budgets. "
     text += "A line of the comparison counts as measured from five draws on.\n"
@@ -364,6 +380,35 @@ def _continuity_speed(series: Series) -> str:
     return "### What it costs\n\n" + markdown(["what", "measured"], rows) if rows else ""
 
 
+def _planning(series: Series, tier: str) -> str:
+    """Write what recommended planes bring against others, and how well the budget curve foretells."""
+    if not series.results:
+        return ""
+    steps = planning.BUDGETS[tier]
+    parts = ["## Planning\n", _PLANNING.format(**steps), _devices(series)]
+    for setting, title in _PLANNED.items():
+        chosen = series.where(setting=setting, part="choice")
+        rows = [
+            [arm, *(interval_text(chosen.where(arm=arm).interval(f"dice_{count}")) for count in planning.COUNTS)]
+            for arm in planning.ARMS
+            if chosen.where(arm=arm).results
+        ]
+        if rows:
+            parts.append(f"{title}, Dice on the test part:\n\n" + markdown(["planes", *_planes(planning.COUNTS)], rows))
+    rows = []
+    for setting, starts in planning.STARTS.items():
+        for start in starts:
+            found = series.where(setting=setting, part="calibration", planes=start)
+            for factor in planning.FACTORS if found.results else ():
+                names = ("dice", "expected", "half_width", "covered", "log_gain")
+                cells = [interval_text(found.interval(f"{name}_{factor}n")) for name in names]
+                rows.append([f"{setting}: {start} → {factor * start}", interval_text(found.interval("now")), *cells])
+    if rows:
+        head = ["planes", "Dice measured at most planes", "reached", "expected", "half-width", "covered", "log gain"]
+        parts.append("What the budget curve expects of more planes, and what they reach:\n\n" + markdown(head, rows))
+    return "\n".join(parts)
+
+
 def _speed(series: Series) -> str:
     if not series.results:
         return ""
@@ -433,7 +478,11 @@ def _attempts() -> str:
 
 
 def _missing(results: Path) -> str:
-    failures = [f for name in ("sparsity", "em", "continuity", "speed") for f in read_failures(name, results=results)]
+    failures = [
+        f
+        for name in ("sparsity", "em", "continuity", "planning", "speed")
+        for f in read_failures(name, results=results)
+    ]
     if not failures:
         return ""
     rows = [[f["name"], f["error"].replace("|", "\\|").replace("\n", " ")] for f in failures]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +12,16 @@ from benchmarks.sparsity import alpha_of
 from benchmarks.tables import Series, difference, interval_text
 from fewslice.metrics.intervals import Interval, student
 
-__all__ = ["Outcome", "best", "cost_ratios", "outcomes", "seconds_to"]
+__all__ = [
+    "Outcome",
+    "best",
+    "cost_ratios",
+    "forecasts",
+    "outcomes",
+    "plane_ratios",
+    "planes_needed",
+    "seconds_to",
+]
 
 STUDENTS = tuple(name for name, arm in ARMS.items() if arm.is_student)
 RIVALS = tuple(name for name, arm in ARMS.items() if not arm.is_student)
@@ -95,7 +104,13 @@ def cost_ratios(series: Series, arm: str, share: float) -> dict[int, float]:
 
 
 def outcomes(
-    sparsity: Series, em: Series, speed: Series, tier: str, *, continuity: Series | None = None
+    sparsity: Series,
+    em: Series,
+    speed: Series,
+    tier: str,
+    *,
+    continuity: Series | None = None,
+    planning: Series | None = None,
 ) -> list[Outcome]:
     """Measure every target from what is there.
 
@@ -105,8 +120,8 @@ def outcomes(
         Results of the three benchmarks; `sparsity` of one tier.
     tier
         ``full`` or ``quick``, for the commands.
-    continuity
-        Results of that benchmark; None for none.
+    continuity, planning
+        Results of those benchmarks, `planning` of one tier; None for none.
     """
     quick = " --quick" if tier == "quick" else ""
     return [
@@ -115,6 +130,7 @@ def outcomes(
         *_cost(sparsity, f"python -m benchmarks.sparsity{quick} --device cpu --only phantom_cost"),
         *_em(em),
         *_continuity(continuity or Series([])),
+        *_planning(planning or Series([])),
         *_speed(speed),
     ]
 
@@ -272,6 +288,88 @@ def _continuity(series: Series) -> list[Outcome]:
         said = test(found.mean) if found is not None else None
         text = interval_text(found, digits)
         lines.append(Outcome(f"em_mitochondria, {what}", target, text, said, f"{command} '{setting} {arm}'"))
+    return lines
+
+
+def planes_needed(dice: Mapping[int, float], level: float) -> float:
+    """Give the number of planes at which a curve first reaches a Dice, interpolated; infinite if it never does."""
+    before: tuple[int, float] | None = None
+    for planes, value in sorted(dice.items()):
+        if value >= level:
+            if before is None or value == before[1]:
+                return float(planes)
+            return before[0] + (planes - before[0]) * (level - before[1]) / (value - before[1])
+        before = (planes, value)
+    return math.inf
+
+
+def plane_ratios(series: Series, setting: str, arm: str, levels: Sequence[int] = (4, 6, 8)) -> dict[int, list[float]]:
+    """Give, by draw, the planes that an arm needs for the Dice of evenly spaced ones, over those that they are.
+
+    Parameters
+    ----------
+    series
+        Results of planning.
+    setting, arm
+        Which of them.
+    levels
+        Numbers of evenly spaced planes whose Dice is to be reached.
+    """
+    by_arm = {name: _curves(series.where(setting=setting, part="choice", arm=name)) for name in (arm, "even")}
+    return {
+        draw: [planes_needed(by_arm[arm][draw], by_arm["even"][draw][level]) / level for level in levels]
+        for draw in sorted(set(by_arm[arm]) & set(by_arm["even"]))
+    }
+
+
+def _curves(series: Series) -> dict[int, dict[int, float]]:
+    """Give Dice by number of planes, by draw."""
+    return {
+        int(result["cell"]["draw"]): {
+            int(name.removeprefix("dice_")): float(value) for name, value in result["scores"].items()
+        }
+        for result in series.results
+    }
+
+
+def forecasts(series: Series, metric: str) -> list[float]:
+    """Give a score of all forecasts of the budget curve, those at twice and four times the planes alike."""
+    found = series.where(part="calibration").results
+    return [
+        float(value)
+        for result in found
+        for name, value in result["scores"].items()
+        if name.rpartition("_")[0] == metric and value is not None
+    ]
+
+
+def _planning(series: Series) -> list[Outcome]:
+    command = "python -m benchmarks.planning --quick --only"
+    lines = []
+    for setting in ("em", "stack2"):
+        ratios = plane_ratios(series, setting, "recommended")
+        finite = [ratio for own in ratios.values() for ratio in own if math.isfinite(ratio)]
+        count = sum(map(len, ratios.values()))
+        text = f"{sum(finite) / len(finite):.2f} ({len(finite)})" if finite else "–"
+        text += f"; never in {count - len(finite)} of {count}" if len(finite) < count else ""
+        reached = None
+        if len(ratios) >= _ENOUGH_SEEDS:
+            reached = len(finite) == count and sum(finite) / count <= 0.75
+        what = f"{setting}: recommended planes reach the Dice of evenly spaced ones with ≥ 25 % fewer planes"
+        target = "mean share of planes ≤ 0.75, ≥ 3 draws"
+        lines.append(Outcome(what, target, text, reached, f"{command} '{setting} part=choice'"))
+    checks: list[tuple[str, str, str, Callable[[float], bool], bool]] = [
+        ("covered", "intervals cover what 2n and 4n planes reach", "≥ 0.8 of the forecasts", lambda v: v >= 0.8, False),
+        ("half_width", "mean half-width of the intervals", "≤ 0.03", lambda v: v <= 0.03, False),
+        ("log_gain", "log score minus that of no change", "mean above 0", lambda v: v > 0, True),
+    ]
+    draws = series.where(part="calibration").distinct("draw")
+    for metric, what, target, test, sign in checks:
+        values = forecasts(series, metric)
+        mean = sum(values) / len(values) if values else None
+        text = "–" if mean is None else f"{mean:{'+' if sign else ''}.3f} ({len(values)})"
+        said = test(mean) if mean is not None and len(draws) >= _ENOUGH_SEEDS else None
+        lines.append(Outcome(f"budget curve: {what}", target, text, said, f"{command} part=calibration"))
     return lines
 
 

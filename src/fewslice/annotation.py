@@ -15,6 +15,7 @@ all files, so that a class has the same number in each of them (see :mod:`fewsli
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,12 @@ class Annotation:
             if klass != 1 and identity != 0:
                 classes[self.labels == identity] = klass
         return classes
+
+    def content_hash(self) -> str:
+        """Return a SHA-256 hash of the labels and of where they are known."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        digest.update(self.annotated.tobytes())
+        return digest.hexdigest()
 
     def planes(self, axis: int = 0) -> list[int]:
         """Return the indices along ``axis`` (0 z, 1 y, 2 x) of the planes annotated in full or in part, ascending."""

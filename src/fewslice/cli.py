@@ -466,6 +466,41 @@ def export(
 
 
 @app.command()
+def plan(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    image: Annotated[
+        str | None,
+        typer.Option(help="The image to choose planes from, or the new place of the run's; its own if none."),
+    ] = None,
+    planes: Annotated[int, typer.Option(help="How many more planes are thought of.")] = 4,
+    steps: Annotated[int | None, typer.Option(help="Steps of each short training, instead of minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Of all short trainings together; 10 by default.")] = None,
+    device: Device = "auto",
+    checkpoint_seconds: Checkpoints = 60.0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what more annotated planes would bring, and which to annotate next; resumable.
+
+    Example: fewslice plan RUN --planes 4
+    """
+    from fewslice import workflow
+
+    with _progress(quiet or as_json) as listener:
+        found = workflow.plan(
+            run_folder,
+            image=image,
+            planes=planes,
+            steps=steps,
+            minutes=minutes,
+            device=device,
+            checkpoint_seconds=checkpoint_seconds,
+            listener=listener,
+        )
+    typer.echo(json.dumps(found, indent=2) if as_json else _plan_text(found))
+
+
+@app.command()
 def info(path: Annotated[str, typer.Argument(help="A volume.")], axes: Axes = None, as_json: Json = False) -> None:
     """Show shape, axes, type, voxel size, chunks and labels of a volume, without reading it.
 
@@ -749,6 +784,23 @@ def _count_table(summary: dict[str, Any]) -> str:
     lines += [row(f"region {entry['region']}", entry) for entry in summary.get("by_region", [])]
     lines.append(f"counted: {summary['border_rule']}")
     return "\n".join([*lines, f"wrote {summary['table']}"])
+
+
+def _plan_text(found: dict[str, Any]) -> str:
+    lines = []
+    if found["curve"]:
+        lines.append(f"{'planes':>6}{'Dice':>8}   {found['confidence']:.0%} interval")
+    for row in found["curve"]:
+        how = "measured" if row["measured"] else "expected"
+        lines.append(f"{row['planes']:>6}{row['dice']:>8.3f}   {row['low']:.3f} – {row['high']:.3f}   {how}")
+    for title, key in (("annotate next", "next_planes"), ("or only these regions", "regions")):
+        if found[key]:
+            lines.append(f"{title}:")
+        for entry in found[key]:
+            place = ", ".join(f"{a} {entry[a][0]}–{entry[a][1] - 1}" for a in "zyx" if a in entry)
+            place = f"{entry['axis']} {entry['plane']}" + (f", {place}" if place else "")
+            lines.append(f"  {entry['image']}: {place}   score {entry['score']:.2f}")
+    return "\n".join([*lines, found["advice"]])
 
 
 def _readable(value: Any) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,11 +15,15 @@ from fewslice import registry
 from fewslice.errors import InputError
 from fewslice.files import write_atomic
 
+if TYPE_CHECKING:
+    from fewslice.data.samples import Sample
+
 __all__ = [
     "VERSION",
     "Experiment",
     "checked",
     "merged",
+    "open_inputs",
     "read_experiment",
     "settings_from_assignments",
     "strategy_config",
@@ -131,6 +135,23 @@ def read_experiment(path: Path) -> Experiment:
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold keys such as strategy and images, found {type(content).__name__}")
     return checked(Experiment, content, where=str(path))
+
+
+def open_inputs(experiment: Experiment) -> list[Sample]:
+    """Open the images and labels that an experiment names; see :func:`fewslice.data.samples.open_samples`."""
+    from fewslice.data.samples import open_samples
+
+    return open_samples(
+        experiment.images,
+        experiment.labels,
+        axes=experiment.axes,
+        channels=experiment.channels,
+        voxel_size_um=experiment.voxel_size_um,
+        label_kind=experiment.label_kind,
+        planes=experiment.planes,
+        background=experiment.background,
+        unlabelled=experiment.unlabelled,
+    )
 
 
 def checked(model: type[M], content: dict[str, Any], *, where: str) -> M:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import re
 import sys
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fewslice import io, registry
 from fewslice.errors import InputError, PartialError
-from fewslice.experiment import Experiment, checked, merged, read_experiment, strategy_config
+from fewslice.experiment import Experiment, checked, merged, open_inputs, read_experiment, strategy_config
 from fewslice.files import append_line, disk_error, write_json
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "info",
     "measure",
     "mesh",
+    "plan",
     "predict",
     "report",
     "run",
@@ -58,6 +60,7 @@ __all__ = [
 Listener = Callable[[dict[str, Any]], None]
 
 _DEFAULT_MINUTES = 30.0
+_PLAN_MINUTES = 10.0
 _VOXEL_TOLERANCE = 0.1
 _LARGEST_SIMULATION = 2**30
 
@@ -99,23 +102,10 @@ def train(
     InputError
         If the input cannot be used, or `output` holds something else.
     """
-    from fewslice.data.samples import open_samples
-
     folder = Path(output)
     registry.check("strategies", experiment.strategy)
-    samples = open_samples(
-        experiment.images,
-        experiment.labels,
-        axes=experiment.axes,
-        channels=experiment.channels,
-        voxel_size_um=experiment.voxel_size_um,
-        label_kind=experiment.label_kind,
-        planes=experiment.planes,
-        background=experiment.background,
-        unlabelled=experiment.unlabelled,
-    )
-    inputs = {sample.image.source: sample.image.content_hash() for sample in samples}
-    inputs |= {f"labels of {sample.name}": _annotation_hash(sample) for sample in samples if sample.annotation}
+    samples = open_inputs(experiment)
+    inputs = _hashes(samples)
     request = hashlib.sha256(json.dumps([experiment.identity(), inputs], sort_keys=True).encode()).hexdigest()
     found = _claim(folder, request, experiment, inputs, overwrite=overwrite)
     tell = listener or _ignore
@@ -886,6 +876,88 @@ def report(
     )
 
 
+def plan(
+    run: str | Path,
+    *,
+    image: str | Path | None = None,
+    planes: int = 4,
+    steps: int | None = None,
+    minutes: float | None = None,
+    device: str = "auto",
+    checkpoint_seconds: float = 60.0,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Say what more annotated planes would bring, and which to annotate next.
+
+    Trains a few short models on subsets of the planes of a run, kept under ``RUN/plan`` and resumed, and stores what it
+    finds as ``RUN/plan.json``.
+
+    Parameters
+    ----------
+    run
+        A finished run folder.
+    image
+        The image to choose planes from; by default those that the run was trained on. Also the new place of the run's
+        image, if that was moved.
+    planes
+        How many more planes are thought of.
+    steps
+        Of each training; or
+    minutes
+        Of all of them together; 10 by default. What has to be predicted comes on top.
+    device
+        Where to compute.
+    checkpoint_seconds
+        Time between checkpoints: what a kill costs at most.
+    listener
+        Called with every event.
+
+    Returns
+    -------
+    dict
+        ``curve`` (rows of ``planes, dice, low, high, measured``), ``gain``, ``next_planes`` (``image, axis, plane,
+        score``), ``regions``, ``advice`` and what they rest on. ``curve`` is empty where the data cannot tell.
+
+    Raises
+    ------
+    InputError
+        If the run is none, is unfinished or has no annotation, or its images or labels are gone or others.
+    """
+    from fewslice.model import Model
+    from fewslice.planning.opening import open_run
+    from fewslice.planning.plan import make_plan
+    from fewslice.training.fit import Hardware
+    from fewslice.training.run_folder import RunFolder
+
+    for name, count in (("planes", planes), ("steps", steps)):
+        if count is not None and count < 1:
+            raise InputError(f"{name} is {count}; give at least 1")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise InputError(f"minutes is {minutes}; give a positive number")
+    if steps is not None and minutes is not None:
+        raise InputError("steps and minutes exclude each other; give one of them")
+    folder = Path(run)
+    opened = open_run(folder, None if image is None else str(image))
+    voxel = Model.load(folder / "model").voxel_size_um
+    for target in opened.targets:
+        _voxel_factor(target.image.source, target.image.voxel_size_um, voxel, resample=False)
+    hardware = Hardware(device=device, checkpoint_seconds=checkpoint_seconds)
+
+    def train_subset(short: Experiment, subset: Sequence[Sample], place: Path, tell: Listener) -> Model:
+        return train_samples(short, subset, place, hardware=hardware, listener=tell)
+
+    return make_plan(
+        RunFolder(folder),
+        opened,
+        more=planes,
+        train=train_subset,
+        steps=steps,
+        minutes=None if steps is not None else minutes or _PLAN_MINUTES,
+        device=hardware.torch_device(),
+        listener=listener or _ignore,
+    )
+
+
 def info(path: str | Path, *, axes: str | None = None) -> dict[str, Any]:
     """Describe a volume, its voxel, chunks and labels, without reading it; `axes` if the file does not name them."""
     return io.describe(path, axes=axes)
@@ -1085,6 +1157,12 @@ def simulate(
 
 def _by_comma(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
+
+
+def _hashes(samples: Sequence[Sample]) -> dict[str, str]:
+    """Return a hash of every image, by its path, and of every annotation."""
+    inputs = {sample.image.source: sample.image.content_hash() for sample in samples}
+    return inputs | {f"labels of {s.name}": s.annotation.content_hash() for s in samples if s.annotation}
 
 
 @dataclass(frozen=True)
@@ -1313,18 +1391,10 @@ def _is_foreign(path: Path) -> bool:
 def _remove_run(folder: Path) -> None:
     import shutil
 
-    for name in ("experiment.yaml", "provenance.json", "log.jsonl", "results.jsonl", "report.html"):
+    for name in ("experiment.yaml", "provenance.json", "log.jsonl", "results.jsonl", "plan.json", "report.html"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("stages", "model", "figures"):
+    for name in ("stages", "model", "figures", "plan"):
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _annotation_hash(sample: Sample) -> str:
-    annotation = sample.annotation
-    assert annotation is not None
-    digest = hashlib.sha256(annotation.labels.tobytes())
-    digest.update(annotation.annotated.tobytes())
-    return digest.hexdigest()
 
 
 def _provenance(

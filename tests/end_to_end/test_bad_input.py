@@ -48,6 +48,7 @@ def workplace(
     done(folder, "convert", "image.tif", "image.ome.zarr", "--axes", "zyx")
     _write_models(folder)
     _write_experiments(folder)
+    _write_runs(folder)
     _damage_chunk(folder)
     _write_predictions(folder)
     done(folder, "segment", "OUT.ome.zarr", "--quiet")
@@ -143,6 +144,25 @@ def _write_experiments(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content | change), encoding="utf-8")
     (folder / "no_yaml.yaml").write_text("a: [1, 2\n", encoding="utf-8")
     (folder / "list.yaml").write_text("[1, 2]\n", encoding="utf-8")
+
+
+def _write_runs(folder: Path) -> None:
+    """Runs for which nothing can be planned."""
+    content = yaml.safe_load((folder / "RUN" / "experiment.yaml").read_text(encoding="utf-8"))
+    gone = [str(folder / "moved.tif")]
+    changes = {
+        "unfinished": {},
+        "origin": {},
+        "unlabelled": {"labels": []},
+        "moved": {"images": gone},
+        "labels_moved": {"labels": gone},
+        "painted": {"planes": ["1,5"]},
+    }
+    for name, change in changes.items():
+        shutil.copytree(folder / "RUN", folder / "RUNS" / name)
+        (folder / "RUNS" / name / "experiment.yaml").write_text(yaml.safe_dump(content | change), encoding="utf-8")
+    (folder / "RUNS" / "unfinished" / "model" / "model.json").unlink()
+    (folder / "RUNS" / "origin" / "provenance.json").unlink()
 
 
 def _damage_chunk(folder: Path) -> None:
@@ -455,6 +475,24 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "info: missing": ("info gone.tif", ("gone.tif",)),
     "info: empty": ("info empty.tif", ("empty.tif", "empty")),
     "info: unknown format": ("info notes.txt", ("notes.txt",)),
+    "plan: missing": ("plan gone", ("gone", "not a run folder")),
+    "plan: no run": ("plan models", ("models", "not a run folder")),
+    "plan: unfinished run": ("plan RUNS/unfinished", ("RUNS/unfinished", "not finished")),
+    "plan: run without annotation": ("plan RUNS/unlabelled", ("RUNS/unlabelled", "without annotation", "--labels")),
+    "plan: image moved": ("plan RUNS/moved", ("moved.tif", "no longer there", "--image")),
+    "plan: labels moved": ("plan RUNS/labels_moved", ("moved.tif", "no longer there", "put it back")),
+    "plan: no provenance": ("plan RUNS/origin", ("provenance.json", "restore")),
+    "plan: labels changed": ("plan RUNS/painted", ("labels.tif", "not what RUNS/painted was trained on")),
+    "plan: image missing": ("plan RUN --image gone.tif", ("gone.tif",)),
+    "plan: image of other channels": (
+        "plan RUN --image two_channels.tif --steps 1",
+        ("two_channels.tif", "channel"),
+    ),
+    "plan: no planes": ("plan RUN --planes 0", ("planes", "0")),
+    "plan: steps 0": ("plan RUN --steps 0", ("steps", "0")),
+    "plan: minutes NaN": ("plan RUN --minutes nan", ("minutes", "nan")),
+    "plan: steps and minutes": ("plan RUN --steps 2 --minutes 1", ("steps", "minutes", "exclude")),
+    "plan: device": ("plan RUN --device quantum", ("quantum", "cpu")),
     "report: missing": ("report gone", ("gone",)),
     "report: no run": ("report models", ("models",)),
     "report: prediction missing": ("report RUN --prediction gone.ome.zarr", ("gone.ome.zarr",)),
@@ -633,6 +671,7 @@ def test_help_loads_no_torch(command: str, environment: dict[str, str]) -> None:
         "info",
         "measure",
         "mesh",
+        "plan",
         "predict",
         "report",
         "run",

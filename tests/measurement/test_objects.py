@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import label, marching_cubes, mesh_surface_area, regionprops
 
 from fewslice import io, workflow
-from fewslice.blocks.engine import Outcome
+from fewslice.blocks.engine import Opened, Outcome
 from fewslice.errors import InputError, PartialError
 from fewslice.geometry import Block, Box
 from fewslice.measurement import Source, measure_objects, objects
@@ -173,14 +174,16 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         pass
 
     def stop_after(count: int) -> Callable[..., Outcome]:
-        def run(blocks: Any, record: Any, *, compute: Any, **others: Any) -> Outcome:
+        def run(blocks: Any, record: Any, job: Any, **others: Any) -> Outcome:
+            work = job.open()
+
             def counting(block: Block, loaded: Any) -> Any:
                 calls.append(block.index)
                 if len(calls) == count:
                     raise Killed
-                return compute(block, loaded)
+                return work.compute(block, loaded)
 
-            return engine(blocks, record, compute=counting, **others)
+            return engine(blocks, record, Opened(replace(work, compute=counting)), **others)
 
         return run
 

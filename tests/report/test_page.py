@@ -88,6 +88,37 @@ def test_report_of_a_compared_run_holds_all_its_parts(compared) -> None:
         assert (runs[0] / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+PLAN = {
+    "annotated": 5,
+    "confidence": 0.8,
+    "steps": 300,
+    "curve": [
+        {"planes": n, "dice": 0.5 + 0.05 * n, "low": 0.45 + 0.05 * n, "high": 0.55 + 0.05 * n, "measured": n < 5}
+        for n in (1, 2, 4, 5, 9)
+    ],
+    "next_planes": [{"image": "image", "axis": "z", "plane": z, "score": s} for z, s in ((0, 0.9), (12, 0.44))],
+    "regions": [{"image": "image", "axis": "z", "plane": 12, "y": [8, 24], "x": [0, 16], "score": 1.0}],
+    "advice": "4 more planes should bring +0.020 ± 0.010 Dice <b>soon</b>.",
+}
+
+
+def test_report_shows_the_plan_of_each_run(fabricated) -> None:
+    """The advice, a figure of the curve in words and in print, the planes with their windows."""
+    run, other = fabricated.run("run", "sparse_3d"), fabricated.run("other", "slices_2d")
+    page = write_report([run])
+    assert 'id="plan"' not in page.read_text() and not (run / "figures" / "plan.png").exists()
+    (run / "plan.json").write_text(json.dumps(PLAN))
+    text = visible(write_report([run]))
+    assert "+0.020 ± 0.010 Dice &lt;b&gt;soon&lt;/b&gt;" in text, "markup in a file is text"
+    assert "z 12" in text and "y 8–23, x 0–15" in text and "0.44" in text and "300 steps" in text
+    html = page.read_text()
+    assert 'href="#plan"' in html and "number of annotated planes: 0.55 at 1, 0.60 at 2" in html
+    assert (run / "figures" / "plan.png").exists() and (run / "figures" / "plan.pdf").exists()
+    (other / "plan.json").write_text(json.dumps(PLAN | {"curve": [], "steps": None}))
+    both = write_report([run, other]).read_text().split('id="plan"')[1].split("</section>")[0]
+    assert both.count("<figure") == 1 and both.count("<table") == 2 and both.count("<h3") == 2
+
+
 def test_report_loads_nothing_from_elsewhere(compared) -> None:
     page = compared.page
     text = page.read_text(encoding="utf-8")

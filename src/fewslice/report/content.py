@@ -127,6 +127,8 @@ class Run:
         In the order in which they began.
     results
         Lines of ``results.jsonl``.
+    plan
+        What ``fewslice plan`` found; empty where it was not asked.
     """
 
     path: Path
@@ -140,6 +142,7 @@ class Run:
     split_note: str
     stages: tuple[StageSummary, ...]
     results: tuple[dict[str, Any], ...]
+    plan: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -302,6 +305,7 @@ def read_run(folder: Path) -> Run:
         split_note=str(provenance.get("validation", {}).get("note", "")),
         stages=_stages(list(read_lines(folder / "log.jsonl"))),
         results=tuple(read_lines(folder / "results.jsonl")),
+        plan=_json(folder / "plan.json"),
     )
 
 

@@ -84,7 +84,12 @@ def write_report(
         for number, case in enumerate(shown, start=1)
     ]
     _write_figures(content, folder)
-    write_atomic(target, _render(content, drawn))
+    plans = [
+        _plan_view(run, folder / ("plan" if len(content.runs) == 1 else f"plan_{number}"))
+        for number, run in enumerate(content.runs, start=1)
+        if run.plan
+    ]
+    write_atomic(target, _render(content, drawn, plans))
     return target
 
 
@@ -112,7 +117,7 @@ def _write_figures(content: Content, folder: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- page
 
 
-def _render(content: Content, drawn: Sequence[DrawnCase]) -> str:
+def _render(content: Content, drawn: Sequence[DrawnCase], plans: Sequence[dict[str, Any]]) -> str:
     from plotly.offline import get_plotlyjs
 
     here = files("fewslice.report")
@@ -137,10 +142,47 @@ def _render(content: Content, drawn: Sequence[DrawnCase]) -> str:
         runs=[_run_view(run) for run in content.runs],
         data_sets=_data_sets(content.runs),
         cases=[_case_view(case, number) for number, case in enumerate(drawn)],
+        plans=plans,
         left_out=max(0, len(content.cases) - len(drawn)),
         problems=content.problems,
         tiles=_tiles(content),
     )
+
+
+def _plan_view(run: Run, figure: Path) -> dict[str, Any]:
+    """Draw what more planes would bring, and return what the template says about it and about the next planes."""
+    plan = run.plan
+    curve = plan.get("curve", [])
+    picture = None
+    if curve:
+        rows = {name: [r for r in curve if bool(r["measured"]) == (name == "measured")] for name in _CURVES}
+        written = figures.curves(
+            [
+                figures.Curve(name, *([row[key] for row in own] for key in ("planes", "dice", "low", "high")))
+                for name, own in rows.items()
+                if own
+            ],
+            figure,
+            x_label="annotated planes that train",
+            y_label="Dice of a short training",
+            x_log2=True,
+        )
+        said = ", ".join(f"{row['dice']:.2f} at {row['planes']}" for row in curve)
+        picture = (figures.embedded(written[0], width=1050), f"Dice against the number of annotated planes: {said}")
+    planes = [
+        {
+            "where": f"{p['axis']} {p['plane']}",
+            "image": p["image"],
+            "score": p["score"],
+            "regions": [
+                ", ".join(f"{a} {r[a][0]}–{r[a][1] - 1}" for a in "zyx" if a in r)
+                for r in plan.get("regions", ())
+                if (r["image"], r["plane"]) == (p["image"], p["plane"])
+            ],
+        }
+        for p in plan.get("next_planes", ())
+    ]
+    return {"run": run, "plan": plan, "picture": picture, "planes": planes}
 
 
 def _run_view(run: Run) -> dict[str, Any]:
@@ -250,6 +292,7 @@ def _case_view(drawn: DrawnCase, number: int) -> dict[str, Any]:
     }
 
 
+_CURVES = ("measured", "expected")
 _COLUMNS = (
     ("dice", "Dice", "higher", ""),
     ("iou", "IoU", "higher", ""),
