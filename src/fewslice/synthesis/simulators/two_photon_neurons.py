@@ -596,7 +596,7 @@ def _shade(config: Config, grid: Grid, generator: np.random.Generator) -> Pictur
     optics = config.optics
     flat = (1, *grid.shape[1:])
     shade = np.exp(optics.shading * smooth_noise(flat, grid.voxel_um, (1e6, *(optics.shading_um,) * 2), generator))
-    return shade.astype(np.float32)
+    return np.asarray(shade, dtype=np.float32)
 
 
 def _observe(config: Config, grid: Grid, light: tuple[Picture, Picture], shade: Picture) -> Picture:
