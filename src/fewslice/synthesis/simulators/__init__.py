@@ -3,8 +3,8 @@
 A simulator is a module with these public names:
 
 ``Config``
-    A frozen pydantic model; unknown keys are refused and every field has a unit, a range, a default and a description. It
-    has at least ``shape`` (z, y, x) in voxels and ``voxel_size_um`` (z, y, x). Every default image is valid: ``Config()``.
+    A frozen pydantic model; unknown keys are refused and every field has a unit, a range, a default and a description.
+    It has at least ``shape`` (z, y, x) in voxels and ``voxel_size_um`` (z, y, x).
 ``simulate(config, generator)``
     ``Config`` and :class:`numpy.random.Generator` to :class:`fewslice.synthesis.simulation.Simulation`: an image with
     annotation that is exact to the voxel. A generator in the same state gives the same bytes.
