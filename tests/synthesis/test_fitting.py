@@ -23,8 +23,8 @@ def test_settings_are_found_again() -> None:
     """Images of known settings: what a fit finds in them without labels is near those."""
     nuclei = {"density_per_mm2": 1800.0, "radius_um": 6.0, "brightness": 110.0, "condensed": 0.0}
     true = fluorescence_nuclei.Config(shape=(1, 300, 300), nuclei=nuclei, background={"level": 25.0})
-    images = [volume(true, fluorescence_nuclei, seed) for seed in range(3)]
-    found, findings = fit("fluorescence_nuclei", images, settings={"nuclei": {"condensed": 0.0}}, rounds=6)
+    images = [volume(true, fluorescence_nuclei, seed) for seed in range(2)]
+    found, findings = fit("fluorescence_nuclei", images, settings={"nuclei": {"condensed": 0.0}}, rounds=4)
     assert isinstance(found, fluorescence_nuclei.Config)
     assert found.shape == (1, 300, 300) and found.voxel_size_um == (1.0, 0.65, 0.65)
     assert found.nuclei.density_per_mm2 == pytest.approx(1800, rel=0.2)
@@ -34,7 +34,7 @@ def test_settings_are_found_again() -> None:
     assert found.nuclei.condensed == 0
     density = findings["statistics"]["density of peaks"]
     assert density["got"] == pytest.approx(density["wanted"], rel=0.2)
-    again, same = fit("fluorescence_nuclei", images, settings={"nuclei": {"condensed": 0.0}}, rounds=6)
+    again, same = fit("fluorescence_nuclei", images, settings={"nuclei": {"condensed": 0.0}}, rounds=4)
     assert again == found and same == findings
 
 
@@ -44,7 +44,7 @@ def test_a_stain_is_found_again() -> None:
     true = stained_section.Config(
         shape=(1, 400, 400), neurons=neurons, glia={"density_per_mm2": 500.0}, staining=staining
     )
-    found, _ = fit("stained_section", [volume(true, stained_section, seed) for seed in range(2)], rounds=6)
+    found, _ = fit("stained_section", [volume(true, stained_section, seed) for seed in range(2)], rounds=5)
     assert isinstance(found, stained_section.Config)
     assert found.staining.background == pytest.approx((220, 210, 200), abs=5)
     # Colours are on one curve; which point of it counts as amount 1 is free.
@@ -106,7 +106,7 @@ def test_real_nuclei(data_dir: Path) -> None:
     """Labels, which a fit never sees, say that density and size of what it simulates are near those of the images."""
     names = [f"{path.name}" for path in sorted((data_dir / "nuclei_2d" / "images").glob("*.tif"))[::6]]
     images = [open_volume(data_dir / "nuclei_2d" / "images" / name) for name in names]
-    config, _ = fit("fluorescence_nuclei", images, rounds=6)
+    config, _ = fit("fluorescence_nuclei", images, rounds=4)
     labels = [tifffile.imread(data_dir / "nuclei_2d" / "labels" / name) for name in names]
     made = [fluorescence_nuclei.simulate(config, np.random.default_rng([3, i])).instances[0] for i in range(8)]
 

@@ -5,11 +5,25 @@ All lengths in µm, all pictures (z, y, x) float32.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-__all__ = ["add_haze", "add_noise", "blur", "jitter_lines", "smooth_noise", "to_uint8"]
+__all__ = [
+    "Nodes",
+    "add_haze",
+    "add_noise",
+    "blur",
+    "draw_nodes",
+    "draw_noise",
+    "expose",
+    "jitter_lines",
+    "join_nodes",
+    "smooth_noise",
+    "to_uint8",
+]
 
 Picture = npt.NDArray[np.float32]
 Triple = tuple[float, float, float]
@@ -26,19 +40,48 @@ def smooth_noise(
         (z, y, x) float32 with mean 0 and standard deviation 1 (over draws). Structures are about twice `scale_um` wide;
         of finer ones there are none, whatever the voxel.
     """
+    return join_nodes(draw_nodes(shape, voxel_um, scale_um, generator))
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """What is random in a smooth field: its nodes, and where they lie; the rest is arithmetic, in any thread."""
+
+    values: Picture
+    offsets: Triple
+    shape: tuple[int, int, int]
+    voxel_um: Triple
+    scales_um: Triple
+
+
+def draw_nodes(
+    shape: tuple[int, int, int], voxel_um: Triple, scale_um: float | Triple, generator: np.random.Generator
+) -> Nodes:
+    """Draw the nodes of a smooth field; see :func:`smooth_noise`."""
     scales = (scale_um,) * 3 if isinstance(scale_um, int | float) else scale_um
     counts = [int(np.ceil(n * voxel / scale)) + 4 for n, voxel, scale in zip(shape, voxel_um, scales, strict=True)]
-    field: Picture = generator.standard_normal(counts, dtype=np.float32)
-    for axis, (size, voxel, scale) in enumerate(zip(shape, voxel_um, scales, strict=True)):
-        place = (np.arange(size) * voxel / scale + float(generator.random())).astype(np.float64)
+    values: Picture = generator.standard_normal(counts, dtype=np.float32)
+    z, y, x = (float(generator.random()) for _ in range(3))
+    return Nodes(values, (z, y, x), shape, voxel_um, scales)
+
+
+def join_nodes(nodes: Nodes) -> Picture:
+    """Join nodes by cubic B-splines; see :func:`smooth_noise`."""
+    field = nodes.values
+    lines = zip(nodes.shape, nodes.voxel_um, nodes.scales_um, nodes.offsets, strict=True)
+    for axis, (size, voxel, scale, offset) in enumerate(lines):
+        place = (np.arange(size) * voxel / scale + offset).astype(np.float64)
         node = np.floor(place).astype(np.intp)
         t = place - node
         spline = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
         weights = (spline / np.sqrt((spline**2).sum(axis=0))).astype(np.float32)
         form = [-1 if other == axis else 1 for other in range(3)]
-        joined = np.take(field, node, axis=axis) * weights[0].reshape(form)
+        joined = np.take(field, node, axis=axis)
+        joined *= weights[0].reshape(form)
         for k in range(1, 4):
-            joined += np.take(field, node + k, axis=axis) * weights[k].reshape(form)
+            part = np.take(field, node + k, axis=axis)
+            part *= weights[k].reshape(form)
+            joined += part
         field = np.asarray(joined, dtype=np.float32)
     return field
 
@@ -101,15 +144,40 @@ def add_noise(picture: Picture, gain: float, read_noise: float, generator: np.ra
     Poisson counts are drawn by their square root, which is close to normal with standard deviation ½:
     n = (√λ + g / 2)² − ¼ with mean λ and variance λ + ⅛. Ten times as fast as exact counts, and skewed like them.
     """
-    if gain > 0:
-        root = np.sqrt(np.maximum(picture, 0) / np.float32(gain))
-        root += np.float32(0.5) * generator.standard_normal(picture.shape, dtype=np.float32)
-        picture = np.float32(gain) * (np.maximum(root, 0) ** 2 - np.float32(0.25))
-    if read_noise > 0:
-        picture = picture + np.float32(read_noise) * generator.standard_normal(picture.shape, dtype=np.float32)
+    return expose(picture, gain, read_noise, *draw_noise(picture.shape, gain, read_noise, generator))
+
+
+def draw_noise(
+    shape: tuple[int, ...], gain: float, read_noise: float, generator: np.random.Generator
+) -> tuple[Picture | None, Picture | None]:
+    """Draw what :func:`add_noise` draws: standard normal numbers for shot and for read noise; None without."""
+    return (
+        generator.standard_normal(shape, dtype=np.float32) if gain > 0 else None,
+        generator.standard_normal(shape, dtype=np.float32) if read_noise > 0 else None,
+    )
+
+
+def expose(picture: Picture, gain: float, read_noise: float, shot: Picture | None, read: Picture | None) -> Picture:
+    """Add noise that was drawn (see :func:`add_noise`); the numbers are overwritten, the picture is not."""
+    if shot is not None:
+        root = np.maximum(picture, 0)
+        root /= np.float32(gain)
+        np.sqrt(root, out=root)
+        shot *= np.float32(0.5)
+        root += shot
+        np.maximum(root, 0, out=root)
+        root *= root
+        root -= np.float32(0.25)
+        root *= np.float32(gain)
+        picture = root
+    if read is not None:
+        read *= np.float32(read_noise)
+        read += picture
+        picture = read
     return picture
 
 
 def to_uint8(picture: Picture) -> npt.NDArray[np.uint8]:
     """Round to grey values 0 to 255; what is brighter saturates."""
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    rounded = np.rint(picture)
+    return np.clip(rounded, 0, 255, out=rounded).astype(np.uint8)

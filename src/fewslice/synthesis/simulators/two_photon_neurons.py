@@ -14,6 +14,7 @@ that is wider than the volume by the width of the blur, so that cells beyond the
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -21,7 +22,17 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from fewslice.synthesis.imaging import add_haze, add_noise, blur, jitter_lines, smooth_noise, to_uint8
+from fewslice.synthesis.imaging import (
+    add_haze,
+    blur,
+    draw_nodes,
+    draw_noise,
+    expose,
+    jitter_lines,
+    join_nodes,
+    smooth_noise,
+    to_uint8,
+)
 from fewslice.synthesis.moves import moved, ratio, scaled
 from fewslice.synthesis.shapes import (
     Body,
@@ -307,19 +318,24 @@ def simulate(config: Config, generator: np.random.Generator) -> Simulation:
     Returns
     -------
     Simulation
-        Image of two channels, classes soma (and vessel, if labelled), instances numbered over somata only. About 40
-        bytes per voxel of memory are needed while it runs.
+        Image of two channels, classes soma (and vessel, if labelled), instances numbered over somata only. About 60
+        bytes per voxel of memory are needed while it runs, and two threads.
     """
     layout_seed, light_seed, optics_seed, noise_seed = (int(seed) for seed in generator.integers(2**63, size=4))
     grid, inside = _grid(config)
-    layout = _lay_out(config, grid, np.random.default_rng(layout_seed))
-    light = _emit(config, grid, layout, np.random.default_rng(light_seed))
-    pictures = _observe(config, grid, light, np.random.default_rng(optics_seed))
-    noise = np.random.default_rng(noise_seed)
-    image = np.empty((2, *config.shape), dtype=np.uint8)
-    for channel, picture in enumerate(pictures):
-        seen = add_noise(picture[inside], config.detector.gain[channel], config.detector.read_noise[channel], noise)
-        image[channel] = to_uint8(seen + np.float32(config.detector.offset))
+    with ThreadPoolExecutor(2) as pool:
+        noise = pool.submit(_draw_noise, config, np.random.default_rng(noise_seed))
+        layout = _lay_out(config, grid, np.random.default_rng(layout_seed))
+        light = _emit(config, grid, layout, np.random.default_rng(light_seed), pool)
+        shade = _shade(config, grid, np.random.default_rng(optics_seed))
+
+        def seen(channel: int) -> npt.NDArray[np.uint8]:
+            picture = _observe(config, grid, light[channel].result(), shade)[inside]
+            gain, read_noise = config.detector.gain[channel], config.detector.read_noise[channel]
+            picture = expose(picture, gain, read_noise, *noise.result()[channel])
+            return to_uint8(picture + np.float32(config.detector.offset))
+
+        image = np.stack(list(pool.map(seen, (0, 1))))
     owner = layout.owner[inside]
     present = np.zeros(len(layout.bodies) + 1, dtype=np.uint32)
     ids = np.flatnonzero(np.bincount(owner.ravel(), minlength=len(present))[1:]) + 1
@@ -427,8 +443,13 @@ def _vessel_paths(config: Config, grid: Grid, generator: np.random.Generator) ->
 # --- how bright they are ---
 
 
-def _emit(config: Config, grid: Grid, layout: _Layout, generator: np.random.Generator) -> list[tuple[Picture, Picture]]:
-    """Light of background and of signal, for each channel."""
+def _emit(
+    config: Config, grid: Grid, layout: _Layout, generator: np.random.Generator, pool: Executor
+) -> list[Future[tuple[Picture, Picture]]]:
+    """Light of background and of signal, for each channel.
+
+    All is drawn here, in one order; what is arithmetic only is done by the threads meanwhile.
+    """
     somata, vessels, background = config.somata, config.vessels, config.background
     owner = layout.owner
     count = len(layout.bodies)
@@ -438,6 +459,13 @@ def _emit(config: Config, grid: Grid, layout: _Layout, generator: np.random.Gene
     nuclei = (somata.nucleus + somata.nucleus_spread * generator.standard_normal(count)).clip(0.3, 1.5)
     second = np.exp(0.6 * generator.standard_normal(count).clip(-2.5, 2.5))
 
+    grain_nodes = draw_nodes(grid.shape, grid.voxel_um, 1.6, generator)
+    grain_later = pool.submit(join_nodes, grain_nodes)
+    distractors = _processes(config, grid, layout, core, generator)
+    patches_later = pool.submit(join_nodes, draw_nodes(grid.shape, grid.voxel_um, background.patch_um, generator))
+    shared = generator.standard_normal(grid.shape, dtype=np.float32)
+    own = [generator.standard_normal(grid.shape, dtype=np.float32) for _ in range(2)]
+
     where = np.nonzero(owner)
     cell = owner[where].astype(np.intp) - 1
     central = layout.radius[where]
@@ -445,11 +473,10 @@ def _emit(config: Config, grid: Grid, layout: _Layout, generator: np.random.Gene
     rise = np.clip(depth / np.float32(max(somata.edge_um, 1e-3)), 0, 1)
     profile = np.float32(somata.edge_level) + np.float32(1 - somata.edge_level) * rise * (2 - rise)
     nucleus = np.clip((np.float32(0.55) - central) / np.float32(0.1), 0, 1)
-    grain = smooth_noise(grid.shape, grid.voxel_um, 1.6, generator)
+    grain = grain_later.result()
     body = core[cell].astype(np.float32) * profile * np.maximum(1 + np.float32(somata.texture) * grain[where], 0.2)
     darker = 1 - (1 - nuclei[cell].astype(np.float32)) * nucleus
 
-    distractors = _processes(config, grid, layout, core, generator)
     in_wall = np.clip(
         1 - np.abs(layout.vessel - np.float32(vessels.wall_um / 2)) / np.float32(max(vessels.wall_um, 0.1)), 0, 1
     )
@@ -457,27 +484,33 @@ def _emit(config: Config, grid: Grid, layout: _Layout, generator: np.random.Gene
     lumen = np.clip(np.float32(0.5) - layout.vessel, 0, 1)
     blotches = np.maximum(1 + np.float32(0.7) * grain, 0)
 
-    patches = smooth_noise(grid.shape, grid.voxel_um, background.patch_um, generator)
-    shared = generator.standard_normal(grid.shape, dtype=np.float32)
-    result = []
-    for channel in (0, 1):
-        own = generator.standard_normal(grid.shape, dtype=np.float32)
-        fine = np.float32(np.sqrt(background.shared)) * shared + np.float32(np.sqrt(1 - background.shared)) * own
+    lumen *= np.float32(1 - vessels.lumen)
+    np.subtract(1, lumen, out=lumen)
+    shared *= np.float32(np.sqrt(background.shared))
+
+    def light(channel: int) -> tuple[Picture, Picture]:
         # White noise that the blur will turn into texture of the wanted strength.
         boost = background.texture[channel] * _loss_of_white_noise(config)
-        neuropil = np.float32(background.level[channel]) * (
-            1 + np.float32(boost) * fine + np.float32(background.patches[channel]) * patches
-        )
-        neuropil *= 1 - np.float32(1 - vessels.lumen) * lumen
+        neuropil = own[channel]
+        neuropil *= np.float32(np.sqrt(1 - background.shared))
+        neuropil += shared
+        neuropil *= np.float32(boost)
+        neuropil += 1
+        neuropil += np.float32(background.patches[channel]) * patches_later.result()
+        neuropil *= np.float32(background.level[channel])
+        neuropil *= lumen
         signal = distractors[channel]
-        signal += np.float32(vessels.wall[channel]) * in_wall * blotches
+        walls = in_wall * np.float32(vessels.wall[channel])
+        walls *= blotches
+        signal += walls
         if channel == 0:
             signal[where] = body * darker
         else:
             mark = np.float32(somata.second_nucleus) * second[cell].astype(np.float32) * nucleus
             signal[where] = np.float32(somata.second) * body + mark
-        result.append((neuropil, signal))
-    return result
+        return neuropil, signal
+
+    return [pool.submit(light, channel) for channel in (0, 1)]
 
 
 def _loss_of_white_noise(config: Config) -> float:
@@ -549,22 +582,34 @@ def _processes(
 # --- how they are seen ---
 
 
-def _observe(
-    config: Config, grid: Grid, light: list[tuple[Picture, Picture]], generator: np.random.Generator
-) -> list[Picture]:
-    """Attenuate, shade and blur the light of each channel."""
+def _draw_noise(config: Config, generator: np.random.Generator) -> list[tuple[Picture | None, Picture | None]]:
+    """Noise of each channel, drawn in their order."""
+    detector = config.detector
+    return [
+        draw_noise(config.shape, gain, read_noise, generator)
+        for gain, read_noise in zip(detector.gain, detector.read_noise, strict=True)
+    ]
+
+
+def _shade(config: Config, grid: Grid, generator: np.random.Generator) -> Picture:
+    """Uneven light over the field, (1, y, x)."""
+    optics = config.optics
+    flat = (1, *grid.shape[1:])
+    shade = np.exp(optics.shading * smooth_noise(flat, grid.voxel_um, (1e6, *(optics.shading_um,) * 2), generator))
+    return np.asarray(shade, dtype=np.float32)
+
+
+def _observe(config: Config, grid: Grid, light: tuple[Picture, Picture], shade: Picture) -> Picture:
+    """Attenuate, shade and blur the light of one channel; the light is overwritten."""
     optics = config.optics
     depth = np.maximum(optics.depth_um + grid.origin_um[0] + np.arange(grid.shape[0]) * grid.voxel_um[0], 0)
     loss = np.exp(-depth / optics.attenuation_um)[:, None, None]
     background_loss = np.exp(-optics.background_attenuation * depth / optics.attenuation_um)[:, None, None]
-    flat = (1, *grid.shape[1:])
-    shade = np.exp(optics.shading * smooth_noise(flat, grid.voxel_um, (1e6, *(optics.shading_um,) * 2), generator))
-    pictures = []
-    for neuropil, signal in light:
-        neuropil *= background_loss.astype(np.float32)
-        signal *= loss.astype(np.float32)
-        picture = (neuropil + signal) * shade.astype(np.float32)
-        picture = add_haze(picture, optics.haze, optics.haze_um, grid.voxel_um)
-        picture = blur(picture, optics.blur_um, grid.voxel_um)
-        pictures.append(jitter_lines(picture, optics.line_shift_um, grid.voxel_um))
-    return pictures
+    picture, signal = light
+    picture *= background_loss.astype(np.float32)
+    signal *= loss.astype(np.float32)
+    picture += signal
+    picture *= shade
+    picture = add_haze(picture, optics.haze, optics.haze_um, grid.voxel_um)
+    picture = blur(picture, optics.blur_um, grid.voxel_um)
+    return jitter_lines(picture, optics.line_shift_um, grid.voxel_um)
