@@ -2,8 +2,8 @@
 
 1. :func:`targets`: every foreground voxel points to the neighbour of its class to which the height rises most steeply;
    on a plateau to a later neighbour (in C order), so that no path is a circle. This depends on the 26 neighbours alone.
-2. :func:`summits`: the paths are followed to their end, which is a summit, or, where they leave what is seen of the
-   volume, the last voxel that is seen. All paths that share an end are one region.
+2. :func:`summits`: the paths are followed to their end, which is a summit, or a voxel at the rim of what is seen of the
+   volume, beyond which nobody here knows where it climbs to. All paths that share an end are one region.
 3. :func:`label_regions`: regions of the block's own voxels are numbered. One whose end lies in another block is joined
    with whatever region holds that voxel there. Of all pairs of neighbours in two regions, that with the greatest lower
    height is the pass between them.
@@ -42,17 +42,20 @@ def label_regions(
     classes
         (z, y, x) uint8 over `seen`, 0 background; regions never cross classes.
     seen
-        The block and a margin of at least one voxel, clipped to the volume; heights must be those of the whole volume
+        The block and a margin of at least two voxels, clipped to the volume; heights must be those of the whole volume
         everywhere in it.
     place
         Where the block is.
     spacing
         (z, y, x) extent of a voxel, by which slopes are measured.
     """
-    seen = seen.grow((1, 1, 1))  # a rim of background, so that every voxel has 26 neighbours
+    rim = _rim(seen, place.shape)
+    seen = seen.grow((1, 1, 1))  # a layer of background, so that every voxel has 26 neighbours
     flat_classes, flat_heights = np.pad(classes, 1).ravel(), np.pad(heights, 1).ravel()
     inside = np.flatnonzero(flat_classes)
     target = targets(flat_heights, flat_classes, inside, seen.shape, spacing)
+    cut = np.pad(rim, 1).ravel()[inside]
+    target[cut] = inside[cut]  # not all neighbours of these are seen: where they climb to is known elsewhere
     end = np.zeros(flat_classes.size, dtype=np.int64)
     end[inside] = summits(inside, target, flat_classes.size)
 
@@ -73,6 +76,16 @@ def label_regions(
     passes = _passes(flat_heights, flat_classes, mine, end, number, seen, place)
     core = labels.reshape(seen.shape)[write.slices]
     return Regions(np.ascontiguousarray(core), flat_heights[ends], np.concatenate([joins, passes]))
+
+
+def _rim(seen: Box, shape: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
+    """Mark the outermost voxels of what is seen, where the volume goes on."""
+    rim = np.zeros(seen.shape, dtype=bool)
+    for axis, extent in enumerate(shape):
+        along = np.moveaxis(rim, axis, 0)
+        along[0] |= seen.start[axis] > 0
+        along[-1] |= seen.stop[axis] < extent
+    return rim
 
 
 def targets(
