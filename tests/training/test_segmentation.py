@@ -14,6 +14,7 @@ from fewslice.data.samples import Sample
 from fewslice.experiment import Experiment
 from fewslice.prediction import predict_volume
 from fewslice.training.fit import Hardware
+from fewslice.training.segmentation import SegmentationConfig
 from fewslice.volume import Volume
 
 
@@ -43,3 +44,10 @@ def test_the_halo_holds_on_volumes_larger_than_the_training_image(strategy: str,
     difference = np.abs(stored - model.probabilities(large.read()))
     assert (difference <= 0.01 + 0.5 / 255 + 1e-6).mean() >= 0.99
     assert all(h <= r for h, r in zip(model.halo, model.receptive_halo, strict=True))
+
+
+def test_networks_for_other_purposes_are_refused() -> None:
+    """A generator or a discriminator is no segmentation network; those that are get listed."""
+    for kind in ("spade_generator", "patch_discriminator"):
+        with pytest.raises(ValueError, match=f"{kind} does not segment; choose one of cnn_2d, .*unet"):
+            SegmentationConfig(network={"kind": kind})

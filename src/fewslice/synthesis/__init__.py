@@ -12,4 +12,12 @@
     Geometry in space: bodies and where they lie, processes, vessels.
 ``imaging``
     What a microscope does to an ideal picture: texture, blur, shading, noise.
+``patch_pairs``, ``refinement_losses``, ``refinement``
+    Training of a refiner from simulated and real patches that do not belong together.
+``refiner``
+    The trained refiner: applied to simulations, stored, loaded.
+``realism``
+    How far refined images are from real ones.
+``survival``
+    Whether their annotation has survived.
 """

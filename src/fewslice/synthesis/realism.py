@@ -1,12 +1,10 @@
-"""How far refined images still are from real ones, and whether their annotation has survived. Nothing is downloaded.
+"""How far refined images still are from real ones. Nothing is downloaded.
 
 1. :func:`features` describes patches by the responses of a fixed random convolutional network.
 2. :func:`kernel_distance`, :func:`spectrum_distance` and :func:`histogram_distance` compare two sets of patches; each
    comes with a bootstrap interval and with what chance alone would give.
 3. :func:`separability` is the held-out accuracy of a classifier that tries to tell the two sets apart.
 4. :func:`nearest` finds the real patches that a refined one resembles most: what was copied shows.
-5. :func:`annotation_survival` counts the annotated objects that a detector finds before and after refinement;
-   :func:`fit_pixel_detector` is a detector for it that needs no training run.
 
 Patches are arrays (n, c, y, x) float32, normalised; volumes contribute planes. Patches of one image are not
 independent, so intervals hold for other patches of the same images, not for other images.
@@ -14,30 +12,24 @@ independent, so intervals hold for other patches of the same images, not for oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage, optimize
+from scipy import optimize
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from fewslice.errors import InputError
-from fewslice.synthesis.simulation import Simulation
 
 __all__ = [
-    "Detect",
     "Distance",
     "Separability",
-    "Survival",
-    "annotation_survival",
     "features",
-    "fit_pixel_detector",
     "histogram_distance",
     "kernel_distance",
-    "match",
     "nearest",
     "separability",
     "spectrum_distance",
@@ -46,13 +38,10 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Patches = npt.NDArray[np.float32]
-Detect = Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]]
-Match = Callable[[Floats, float], int]
 Weighted = Callable[[Floats, Floats], float]
 
 _WIDTHS = (32, 32, 64, 64)
 _BINS = 256
-_PIXELS_PER_IMAGE = 20_000
 
 
 @dataclass(frozen=True)
@@ -289,153 +278,6 @@ def nearest(real: Floats, refined: Floats, count: int = 1) -> tuple[npt.NDArray[
     return found, np.sqrt(np.maximum(chosen, 0.0) / a.shape[1])
 
 
-@dataclass(frozen=True)
-class Survival:
-    """What a detector finds of the annotation before and after refinement, over all images together.
-
-    Attributes
-    ----------
-    recall_before, recall_after
-        Share of annotated objects that are found.
-    precision_before, precision_after
-        Share of detections that are annotated objects; 0 without detections.
-    objects
-        Annotated objects.
-    """
-
-    recall_before: float
-    recall_after: float
-    precision_before: float
-    precision_after: float
-    objects: int
-
-    @property
-    def kept(self) -> float:
-        """F1 after refinement relative to before; 1 where nothing was found before either."""
-        before, after = (
-            2 * p * r / (p + r) if p + r else 0.0
-            for p, r in (
-                (self.precision_before, self.recall_before),
-                (self.precision_after, self.recall_after),
-            )
-        )
-        return after / before if before else 1.0
-
-
-def match(overlaps: Floats, threshold: float) -> int:
-    """Count pairs of a maximal one-to-one assignment in which each pair's IoU is at least `threshold`.
-
-    Parameters
-    ----------
-    overlaps
-        (detections, objects) intersection over union.
-    threshold
-        In (0, 1].
-    """
-    fitting = (overlaps >= threshold).astype(np.float64)
-    rows, columns = optimize.linear_sum_assignment(-fitting)
-    return int(fitting[rows, columns].sum())
-
-
-def annotation_survival(
-    detect: Detect,
-    before: Sequence[Simulation],
-    after: Sequence[Simulation],
-    *,
-    threshold: float = 0.5,
-    match: Match = match,
-) -> Survival:
-    """Count what a detector finds of the annotation before and after refinement.
-
-    Parameters
-    ----------
-    detect
-        Image (c, z, y, x) uint8 → what it finds: labels (z, y, x), 0 being background, or masks (n, z, y, x) bool,
-        which may overlap. One that was trained on simulated images is to be asked whether annotation still holds.
-    before, after
-        The same simulations before and after refinement.
-    threshold
-        Intersection over union from which a detection is the object.
-    match
-        (overlaps (detections, objects), threshold) → number of one-to-one pairs.
-
-    Raises
-    ------
-    InputError
-        If the two lists do not hold the same annotation.
-    """
-    if len(before) != len(after) or any(
-        not np.array_equal(a.instances, b.instances) for a, b in zip(before, after, strict=True)
-    ):
-        raise InputError("before and after hold different annotation; give the same simulations, refined, in one order")
-    objects = sum(len(np.unique(s.instances[s.instances > 0])) for s in before)
-    rates = []
-    for simulations in (before, after):
-        found = right = 0
-        for simulation in simulations:
-            overlaps = _overlaps(detect(simulation.image), simulation.instances)
-            found += overlaps.shape[0]
-            right += match(overlaps, threshold) if overlaps.size else 0
-        rates.append((right / max(objects, 1), right / max(found, 1)))
-    (recall_before, precision_before), (recall_after, precision_after) = rates
-    return Survival(recall_before, recall_after, precision_before, precision_after, objects)
-
-
-def fit_pixel_detector(simulations: Sequence[Simulation], diameter: float, smallest: int = 8) -> Detect:
-    """Fit the simplest detector that is trained on simulated images: a linear filter, a threshold, components.
-
-    Each channel, blurred by 0, 1/16, 1/8 and 1/4 of the cell diameter and once by the whole of it, is weighed by ridge
-    regression towards +1 in objects and −1 outside, both counting the same. Touching cells fuse, so read its figures
-    before and after, not by themselves.
-
-    Parameters
-    ----------
-    simulations
-        At least one with objects; up to 20,000 voxels of each are used.
-    diameter
-        Of cells in the plane, in voxels.
-    smallest
-        Components of fewer voxels are dropped.
-
-    Returns
-    -------
-    callable
-        Image (c, z, y, x) uint8 → labels (z, y, x) int32.
-
-    Raises
-    ------
-    InputError
-        If the simulations hold no object or nothing else.
-    """
-    sigmas = [0.0, diameter / 16, diameter / 8, diameter / 4, diameter]
-
-    def describe(image: npt.NDArray[np.uint8]) -> Floats:
-        own = image.astype(np.float32) / 255
-        blurred = [ndimage.gaussian_filter(own, (0, 0, s, s)) if s else own for s in sigmas]
-        return np.concatenate([*blurred, np.ones_like(own[:1])]).reshape(-1, own[0].size).T.astype(np.float64)
-
-    rows, truth = [], []
-    for simulation in simulations:
-        step = -(-simulation.instances.size // _PIXELS_PER_IMAGE) | 1  # odd, so that no column is favoured
-        rows.append(describe(simulation.image)[::step])
-        truth.append(simulation.instances.ravel()[::step] > 0)
-    x, inside = np.concatenate(rows), np.concatenate(truth)
-    if inside.all() or not inside.any():
-        raise InputError("the simulations hold objects nowhere or everywhere; simulate larger images")
-    weight = np.where(inside, 1 / inside.sum(), 1 / (~inside).sum())
-    gram = (x * weight[:, None]).T @ x
-    ridge = 1e-4 * np.trace(gram) / len(gram) * np.eye(len(gram))
-    weights = np.linalg.solve(gram + ridge, (x * weight[:, None]).T @ np.where(inside, 1.0, -1.0))
-
-    def detect(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        labels, _ = ndimage.label((describe(image) @ weights > 0).reshape(image.shape[1:]))
-        sizes = np.bincount(labels.ravel())
-        labels[(sizes < smallest)[labels]] = 0
-        return np.asarray(labels)
-
-    return detect
-
-
 def _check(patches: Patches) -> None:
     if patches.ndim != 4 or len(patches) < 1 or min(patches.shape[2:]) < 16:
         raise InputError(f"realism is measured on patches (n, c, y, x) of at least 16 × 16, got {patches.shape}")
@@ -515,25 +357,3 @@ def _logistic(x: Floats, y: Floats, penalty: float) -> tuple[Floats, float]:
 
     found = optimize.minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
     return np.asarray(found[:-1]), float(found[-1])
-
-
-def _overlaps(detected: npt.NDArray[Any], truth: npt.NDArray[np.uint32]) -> Floats:
-    """Intersection over union of every detection with every object, (detections, objects)."""
-    ids, objects = np.unique(truth, return_inverse=True)
-    objects = objects.reshape(-1) if ids[0] == 0 else objects.reshape(-1) + 1
-    count = len(ids) - (ids[0] == 0)
-    if detected.ndim == truth.ndim:
-        values, found = np.unique(detected, return_inverse=True)
-        found = found.reshape(-1) if values[0] == 0 else found.reshape(-1) + 1
-        detections = len(values) - (values[0] == 0)
-        table = np.bincount(found * (count + 1) + objects, minlength=(detections + 1) * (count + 1))
-        table = table.reshape(detections + 1, count + 1)
-        shared, sizes, areas = table[1:, 1:], table[1:].sum(axis=1), table[:, 1:].sum(axis=0)
-    else:
-        masks = detected.reshape(len(detected), truth.size).astype(bool)
-        shared = np.zeros((len(masks), count), dtype=np.intp)
-        for index, mask in enumerate(masks):
-            shared[index] = np.bincount(objects[mask], minlength=count + 1)[1:]
-        sizes, areas = masks.sum(axis=1), np.bincount(objects, minlength=count + 1)[1:]
-    union = sizes[:, None] + areas[None] - shared
-    return np.asarray(shared / np.maximum(union, 1), dtype=np.float64)

@@ -2,11 +2,9 @@
 
 1. `RefinementConfig` says how; :func:`resolved` fills in what follows from the images: patch, receptive field, kernels.
 2. :func:`update_of` is the schedule: the refiner alone on self-regularisation, the discriminator alone, then in turns.
-3. :func:`self_regularisation` and :func:`adversarial` are the losses; :func:`mix_history` is the buffer of refined
-   images.
-4. :func:`refinement_stage` makes the stage for the training loop; its validation measures realism and whether the
+3. :func:`refinement_stage` makes the stage for the training loop; its validation measures realism and whether the
    annotation survives, by which the weights are chosen and training ends.
-5. :func:`fit_refiner` runs it and wraps what came out.
+4. :func:`fit_refiner` runs it and wraps what came out.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from fewslice.data.normalisation import Method, Normalisation, fit_normalisation
 from fewslice.data.patches import in_memory
@@ -29,8 +26,15 @@ from fewslice.errors import InputError
 from fewslice.files import write_atomic
 from fewslice.geometry import Box
 from fewslice.networks import patch_discriminator, spade_generator
-from fewslice.synthesis import realism
+from fewslice.synthesis import realism, survival
 from fewslice.synthesis.patch_pairs import PairBatch, PatchPairs
+from fewslice.synthesis.refinement_losses import (
+    Adversarial,
+    Regularisation,
+    adversarial,
+    mix_history,
+    self_regularisation,
+)
 from fewslice.synthesis.refiner import Refiner, build_generator, context, to_grey
 from fewslice.synthesis.simulation import Simulation
 from fewslice.training.fit import Hardware, fit
@@ -40,14 +44,10 @@ from fewslice.volume import Volume
 
 __all__ = [
     "RefinementConfig",
-    "Regularisation",
-    "adversarial",
     "cell_diameter",
     "fit_refiner",
-    "mix_history",
     "refinement_stage",
     "resolved",
-    "self_regularisation",
     "update_of",
 ]
 
@@ -59,28 +59,6 @@ _SMALLEST_PATCH = 32
 _LEAST_PATCHES = 3
 _SAMPLED = 4  # simulations that are looked at before training
 _FAILED = -1e3  # score of weights that lost the annotation: below all others
-
-
-class Regularisation(BaseModel):
-    """What of the simulated image has to stay: ψ, compared by mean absolute differences.
-
-    Attributes
-    ----------
-    weight
-        λ: of all of it, against the adversarial loss.
-    identity, low_pass, gradient
-        Weights of the intensity itself, of its mean over squares, and of its differences between neighbours.
-    low_pass_diameters
-        Side of those squares, in cell diameters.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    weight: float = Field(0.3, ge=0)
-    identity: float = Field(0.0, ge=0)
-    low_pass: float = Field(1.0, ge=0)
-    gradient: float = Field(1.0, ge=0)
-    low_pass_diameters: float = Field(0.25, gt=0, le=2)
 
 
 class RefinementConfig(BaseModel):
@@ -102,7 +80,7 @@ class RefinementConfig(BaseModel):
     regularisation
         What has to stay.
     learning_rate, discriminator_learning_rate
-        Of Adam with β = (0.5, 0.99).
+        Of Adam with β = (0.5, 0.99). A refiner that learns as fast as the discriminator draws stripes.
     pretrain_refiner, pretrain_discriminator
         Steps of each alone before they take turns.
     refiner_steps
@@ -130,9 +108,9 @@ class RefinementConfig(BaseModel):
     patch: Triple | None = None
     batch_size: int = Field(4, ge=2)
     diameters: float = Field(1.25, gt=0, le=4)
-    adversarial: Literal["least_squares", "non_saturating"] = "least_squares"
+    adversarial: Adversarial = "least_squares"
     regularisation: Regularisation = Field(default_factory=Regularisation)
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(2e-4, gt=0)
     discriminator_learning_rate: float = Field(1e-3, gt=0)
     pretrain_refiner: int = Field(50, ge=0)
     pretrain_discriminator: int = Field(50, ge=0)
@@ -168,92 +146,6 @@ def update_of(step: int, config: RefinementConfig) -> Update:
         return "discriminate"
     step -= config.pretrain_discriminator
     return "refine" if step % (config.refiner_steps + 1) < config.refiner_steps else "discriminate"
-
-
-def self_regularisation(
-    refined: torch.Tensor, simulated: torch.Tensor, config: Regularisation, diameter: float
-) -> torch.Tensor:
-    """Return λ Σ_k w_k mean |ψ_k(refined) − ψ_k(simulated)|, k being identity, low-pass and gradient.
-
-    Parameters
-    ----------
-    refined, simulated
-        (b, c, [z,] y, x) of the same extent.
-    config
-        Weights.
-    diameter
-        Of cells in the plane, in voxels.
-
-    Returns
-    -------
-    Tensor
-        Scalar float32, 0 for equal images.
-    """
-    difference = refined.float() - simulated.float()
-    total = config.identity * difference.abs().mean()
-    if config.low_pass:
-        side = max(1, min(round(config.low_pass_diameters * diameter), *difference.shape[-2:]))
-        square, step = (side, side), (max(1, side // 2),) * 2
-        if difference.ndim == 5:
-            pooled = F.avg_pool3d(difference, (1, *square), (1, *step))
-        else:
-            pooled = F.avg_pool2d(difference, square, step)
-        total = total + config.low_pass * pooled.abs().mean()
-    if config.gradient:
-        axes = range(2, difference.ndim)
-        steps = [difference.diff(dim=axis).abs().mean() for axis in axes if difference.shape[axis] > 1]
-        total = total + config.gradient * sum(steps) / len(steps)
-    return config.weight * total
-
-
-def adversarial(scores: torch.Tensor, real: bool, kind: Literal["least_squares", "non_saturating"]) -> torch.Tensor:
-    """Return the mean loss of scores that should say `real`.
-
-    ``least_squares``: ½ (score − 1)² for real, ½ score² else. ``non_saturating``: the cross-entropy of the score as a
-    logit. The refiner minimises it with ``real=True`` for its own images, which is the non-saturating form.
-    """
-    wanted = torch.full_like(scores, float(real), dtype=torch.float32)
-    if kind == "least_squares":
-        return 0.5 * (scores.float() - wanted).square().mean()
-    return F.binary_cross_entropy_with_logits(scores.float(), wanted)
-
-
-def mix_history(
-    history: torch.Tensor, refined: torch.Tensor, capacity: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mix new refined images with earlier ones and remember some of the new (Shrivastava 2017, section 2.3).
-
-    Half of the batch, rounded down, comes from the history as far as that holds so many; the rest are the first new
-    ones. Then as many new images as that half are remembered: added while there is room, else in place of random
-    earlier ones.
-
-    Parameters
-    ----------
-    history
-        (n, …) earlier images, n ≤ capacity.
-    refined
-        (b, …) new images.
-    capacity
-        Images to remember; 0 for none.
-    generator
-        Source of the draws, on the CPU.
-
-    Returns
-    -------
-    tuple
-        The batch (b, …) and the new history.
-    """
-    half = min(len(refined) // 2, capacity)
-    taken = min(half, len(history))
-    chosen = torch.randperm(len(history), generator=generator)[:taken]
-    batch = torch.cat((refined[: len(refined) - taken], history[chosen.to(history.device)]))
-    new = refined[:half]
-    room = min(capacity - len(history), half)
-    grown = torch.cat((history, new[:room]))
-    if room < half:
-        replaced = torch.randperm(len(history), generator=generator)[: half - room]
-        grown[replaced.to(grown.device)] = new[room:]
-    return batch, grown
 
 
 def cell_diameter(simulations: Sequence[Simulation]) -> float:
@@ -342,7 +234,7 @@ def refinement_stage(
     run: RunFolder,
     *,
     seed: int = 0,
-    detect: realism.Detect | None = None,
+    detect: survival.Detect | None = None,
 ) -> tuple[Stage, Refiner]:
     """Make the stage that trains a refiner, and the refiner that it trains.
 
@@ -366,8 +258,8 @@ def refinement_stage(
     seed
         Of simulations, patches and initial weights.
     detect
-        Finds objects in an image, see :func:`fewslice.synthesis.realism.annotation_survival`; by default a linear pixel
-        classifier that is fitted on the simulations.
+        Finds objects in an image, see :func:`fewslice.synthesis.survival.annotation_survival`; by default a linear
+        pixel classifier that is fitted on the simulations.
 
     Returns
     -------
@@ -432,7 +324,7 @@ def fit_refiner(
     seed: int = 0,
     config: RefinementConfig | None = None,
     hardware: Hardware | None = None,
-    detect: realism.Detect | None = None,
+    detect: survival.Detect | None = None,
     name: str = "refinement",
 ) -> Refiner:
     """Train a refiner, or return the one that this run has trained.
@@ -530,15 +422,15 @@ def _validation(
     run: RunFolder,
     name: str,
     diameter: float,
-    detect: realism.Detect | None,
+    detect: survival.Detect | None,
 ) -> Callable[[Stage], Validation | None]:
     alone = config.pretrain_refiner + config.pretrain_discriminator
 
     @cache
-    def material() -> tuple[PairBatch, list[Simulation], realism.Detect]:
+    def material() -> tuple[PairBatch, list[Simulation], survival.Detect]:
         batch, pieces = pairs.held_out(config.validation_patches, _SAMPLED, context(refiner.generator))
         grey = [replace(s, image=to_grey(pairs.source.apply(s.image), refiner.grey)) for s in pieces]
-        return batch, grey, detect or realism.fit_pixel_detector(grey, diameter)
+        return batch, grey, detect or survival.fit_pixel_detector(grey, diameter)
 
     def validate(stage: Stage) -> Validation | None:
         step = int(stage.extra["step"])
@@ -557,7 +449,7 @@ def _validation(
             replace(s, image=to_grey(r.reshape(r.shape[0], *s.shape), refiner.grey))
             for s, r in zip(before, refined.numpy(), strict=True)
         ]
-        survival = realism.annotation_survival(finds, before, after)
+        found = survival.annotation_survival(finds, before, after)
         figures = {
             "kernel_distance": distance.value,
             "kernel_distance_low": distance.low,
@@ -567,10 +459,10 @@ def _validation(
             "histogram_distance": realism.histogram_distance(true, planes, generator, resamples=1).value,
             "separability": realism.separability(*described, generator).accuracy,
             "self_regularisation": float(self_regularisation(refined, simulated, config.regularisation, diameter)),
-            "kept": survival.kept,
-            **asdict(survival),
+            "kept": found.kept,
+            **asdict(found),
         }
-        intact = survival.kept >= config.least_kept
+        intact = found.kept >= config.least_kept
         if run.writable:
             picture = _side_by_side([simulated, refined, real], refiner.grey)
             write_atomic(run.stage(name) / f"pairs_{step:06d}.png", bytes(imagecodecs.png_encode(picture)))
