@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from fewslice import registry
 
-__all__ = ["settings_text"]
+__all__ = ["meanings", "settings_text"]
 
 _WIDTH = 110
 
@@ -30,7 +30,7 @@ def settings_text(kind: str) -> str:
 
 
 def _rows(config: BaseModel, prefix: str) -> Iterator[str]:
-    meanings = _meanings(type(config))
+    meanings = meanings(type(config))
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
@@ -62,7 +62,7 @@ def _explained(text: str) -> list[str]:
     return textwrap.wrap(text.replace("``", ""), _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
-def _meanings(model: type[BaseModel]) -> dict[str, str]:
+def meanings(model: type[BaseModel]) -> dict[str, str]:
     """Read the Attributes section of the docstrings of a model and its parents."""
     found: dict[str, str] = {}
     for parent in reversed(model.__mro__):
