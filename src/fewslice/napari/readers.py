@@ -14,7 +14,7 @@ from fewslice.errors import FewsliceError
 from fewslice.napari.layers import KEY, layer_options
 from fewslice.volume import Volume, normalise_index
 
-__all__ = ["LazyPlanes", "get_reader", "read_layers"]
+__all__ = ["LazyPlanes", "contrast", "get_reader", "read_layers"]
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -111,6 +111,7 @@ def read_layers(path: str, axes: str | None = None) -> list[LayerData]:
             "name": name if volume.channels == 1 else f"{name} {channel_name}",
             "metadata": {KEY: {"path": str(Path(path).absolute()), "axes": axes, "channel": channel}},
             "multiscale": len(pyramid) > 1,
+            "contrast_limits": contrast(pyramid[-1]),
         }
         if volume.channels > 1:
             colours = ("red", "green", "blue", "magenta", "cyan", "yellow", "gray")
@@ -120,6 +121,14 @@ def read_layers(path: str, axes: str | None = None) -> list[LayerData]:
         place = str(Path(path) / "labels" / label_name)
         layers.append(_labels(io.open_labels(place), place, f"{name} {label_name}"))
     return layers
+
+
+def contrast(planes: Any) -> tuple[float, float]:
+    """Return the range in which nearly all values of the middle plane lie, its 0.5th to 99.8th percentile."""
+    values = np.asarray(planes[planes.shape[0] // 2]).astype(np.float64)
+    values = values[np.isfinite(values)]
+    low, high = (float(v) for v in np.percentile(values, (0.5, 99.8))) if values.size else (0.0, 1.0)
+    return low, high if high > low else low + 1.0
 
 
 def _labels(volume: Volume, path: str, name: str) -> LayerData:

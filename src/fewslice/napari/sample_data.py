@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fewslice.napari.layers import layer_options
+from fewslice.napari.readers import contrast
 from fewslice.synthesis.simulators import two_photon_neurons
 from fewslice.volume import Volume
 
@@ -20,7 +21,8 @@ def two_photon_sample() -> list[tuple[Any, dict[str, Any], str]]:
     options = layer_options(Volume.from_array(made.image, made.voxel_size_um))
     somata = np.where(made.semantic == 1, made.instances, 0).astype(np.uint16)
     images = [
-        (made.image[channel], options | {"name": f"phantom {name}" if len(made.image) > 1 else "phantom"}, "image")
-        for channel, name in enumerate(made.channel_names)
+        (planes, options | {"name": f"phantom {name}", "contrast_limits": contrast(planes), "colormap": colour,
+                            "blending": "additive", "visible": name == "somata"}, "image")
+        for planes, name, colour in zip(made.image, made.channel_names, ("gray", "magenta"), strict=True)
     ]
     return [*images, (somata, options | {"name": "phantom truth", "visible": False}, "labels")]
