@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -160,6 +161,7 @@ class EditedArray:
         self._blocks: dict[Index, npt.NDArray[Any]] = {}
         self._shared: set[Index] = set()
         self._pending: list[Stroke] = []
+        self._written_at = 0.0
 
     @property
     def ndim(self) -> int:
@@ -224,6 +226,7 @@ class EditedArray:
         indices = np.ravel_multi_index(places, self.shape).astype(np.int64)
         new = np.asarray(values).ravel()[changed].astype(self.dtype)
         self._pending.append(Stroke(indices, before.ravel()[changed], new))
+        self._written_at = time.monotonic()
         self.put(indices, new)
 
     def put(self, indices: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> None:
@@ -239,6 +242,10 @@ class EditedArray:
             block, start = self._own(key), self._place(key).start
             block[tuple(p[part] - s for p, s in zip(places, start, strict=True))] = values[part]
             self.unsaved.add(key)
+
+    def idle_seconds(self) -> float:
+        """Return how long ago the last write was that is in no stroke yet; 0 if there is none."""
+        return time.monotonic() - self._written_at if self._pending else 0.0
 
     def take_stroke(self) -> Stroke | None:
         """Return what was written since the last call, as one stroke; None if nothing has changed."""

@@ -6,7 +6,6 @@ second, takes what they have to say.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,6 @@ from fewslice.napari.workbench import Message, Workbench
 __all__ = ["SHORTCUTS", "Panel", "make_panel"]
 
 TICK_MS = 100
-_COMMIT_SECONDS = 1.0
 
 SHORTCUTS = {
     "Alt-D": "mark the shown plane as done, or take it back",
@@ -67,7 +65,6 @@ class Panel:
         self.viewer = viewer
         self.bench = Workbench(viewer, self.say)
         self._watched: list[Watched] = []
-        self._last_commit = 0.0
         self._problem = False
         self._closed = False
         self.widget = QWidget()
@@ -142,9 +139,7 @@ class Panel:
             return
         for watched in list(self._watched):
             self._look(watched)
-        if time.monotonic() - self._last_commit > _COMMIT_SECONDS:
-            self._last_commit = time.monotonic()
-            self.bench.commit_all()
+        self.bench.tick()
 
     def _look(self, watched: Watched) -> None:
         work = watched.work

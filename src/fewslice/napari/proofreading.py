@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -254,7 +255,7 @@ def split_by_line(
     for place, a in zip(local, others, strict=True):
         index[a] = place[inside]
     wall[tuple(index)] = True
-    parts, count = ndimage.label(mask & ~wall)
+    parts, count = ndimage.label(mask & ~wall, np.ones((3, 3, 3)))
     beside = np.unique(parts[ndimage.binary_dilation(wall) & mask & ~wall]) if count else np.zeros(0, dtype=np.int64)
     if beside.size < 2:
         raise InputError(f"the line does not part object {name}; draw it right across, from border to border")
@@ -273,13 +274,17 @@ def split_by_line(
 
 
 def _drawn(path: Sequence[Point], axis: int, shape: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return the voxels (3, n) of a line through corners on a plane, each once, as far as they are in the volume."""
+    """Return the voxels (3, n) of a line through corners on a plane, each once, as far as they are in the volume.
+
+    Steps are never diagonal, so that voxels that touch at their corners do not touch through the line.
+    """
     corners = np.rint(np.asarray(path, dtype=np.float64)).astype(np.int64)
     one, two = (a for a in range(3) if a != axis)
     drawn: set[tuple[int, int]] = set()
     for start, stop in zip(corners[:-1], corners[1:], strict=True):
         rows, columns = line(int(start[one]), int(start[two]), int(stop[one]), int(stop[two]))
-        drawn |= set(zip(rows.tolist(), columns.tolist(), strict=True))
+        spots_on = list(zip(rows.tolist(), columns.tolist(), strict=True))
+        drawn |= set(spots_on) | {(b[0], a[1]) for a, b in pairwise(spots_on)}
     kept = sorted((a, b) for a, b in drawn if 0 <= a < shape[one] and 0 <= b < shape[two])
     spots = np.empty((3, len(kept)), dtype=np.int64)
     spots[axis] = min(max(int(corners[0, axis]), 0), shape[axis] - 1)

@@ -176,7 +176,7 @@ class TrainTab:
         label = QLabel(name)
         for widget in (label, field):
             widget.setToolTip(tip)
-        field.setMinimumWidth(70)
+        field.setMinimumWidth(100)
         self._settings_form.addRow(label, field)
         self._fields[setting.key] = (setting, field)
 

@@ -36,6 +36,7 @@ __all__ = ["Message", "Workbench"]
 
 SEEDS = "fewslice seeds"
 CUT = "fewslice cut"
+_IDLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Workbench:
     sessions: dict[Any, Session] = field(default_factory=dict)
     objects: dict[Any, dict[int, Object]] = field(default_factory=dict)
     chosen: dict[Any, set[int]] = field(default_factory=dict)
+    _painted: set[Any] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Close the session of a layer that is deleted."""
@@ -178,7 +180,7 @@ class Workbench:
     def _bind(self, layer: Any, session: Session) -> None:
         """Have every stroke on a layer go to its session."""
         self.sessions[layer] = session
-        layer.events.paint.connect(lambda event: self.commit(layer))
+        layer.events.paint.connect(lambda event: self._on_paint(layer))
         layer.bind_key("Control-Z", self.guarded(lambda _: self.undo(layer)), overwrite=True)
         layer.bind_key("Control-Shift-Z", self.guarded(lambda _: self.redo(layer)), overwrite=True)
         layer.mouse_drag_callbacks.append(partial(self._choose_under_cursor))
@@ -216,9 +218,27 @@ class Workbench:
             self.changed()
 
     def commit_all(self) -> None:
-        """Journal what was painted in any way, on all layers; called every second."""
+        """Journal what was painted in any way, on all layers."""
         for layer in list(self.sessions):
             self.commit(layer)
+
+    def tick(self) -> None:
+        """Journal strokes that have ended, and what was written otherwise and a while ago; called ten times a second.
+
+        A brush that is still being drawn is left alone for as long as it moves, so that one stroke is one to undo.
+        """
+        painted, self._painted = self._painted, set()
+        for layer, session in list(self.sessions.items()):
+            if layer in painted or session.labels.idle_seconds() > _IDLE_SECONDS:
+                self.commit(layer)
+
+    def _on_paint(self, layer: Any) -> None:
+        """Journal a stroke at its end.
+
+        napari tells of a stroke of the brush once it is on the labels, of a fill before it is: the next tick takes that.
+        """
+        self.commit(layer)
+        self._painted.add(layer)
 
     def undo(self, layer: Any) -> None:
         """Take the last stroke on a layer back."""
@@ -365,9 +385,10 @@ class Workbench:
         world = layer.data_to_world(tuple(round(v) for v in position))
         dims.set_point(range(dims.ndim - 3, dims.ndim), world)
         displayed = [d - (dims.ndim - 3) for d in dims.displayed]
-        centre = list(self.viewer.camera.center)
+        camera = self.viewer.scene.camera
+        centre = list(camera.center)
         centre[-len(displayed) :] = [world[d] for d in displayed]
-        self.viewer.camera.center = tuple(centre)
+        camera.center = tuple(centre)
 
     def show_plane(self, layer: Any, axis: int, index: int) -> None:
         """Show a plane of a layer, turning the axes so that it is one."""
