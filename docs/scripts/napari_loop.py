@@ -1,6 +1,7 @@
 """Drive the whole loop in a real napari window, and take a picture of each step.
 
-Open the sample, paint planes, mark them as done, train, predict, ask for the next plane, correct a cell, save, open again.
+Open the sample, paint planes, mark them as done, train, predict, ask for the next plane, correct a cell, save, and open
+it again.
 On a machine without a screen, run it under Xvfb (packages: see `.ci/run`)::
 
     xvfb-run -a -s "-screen 0 1600x1100x24" python docs/scripts/napari_loop.py -o pictures --steps 60
@@ -56,7 +57,6 @@ class Loop:
             began = time.monotonic()
             QApplication.processEvents()
             self.late.append(time.monotonic() - began)
-            if self.late[-1] > 0.15: print("LATE", self.late[-1], self.panel.message.text(), self.panel.train.status.text())
             time.sleep(0.01)
         return until()
 
@@ -132,12 +132,12 @@ class Loop:
         tab.budget.setValue(self.steps)
         self.viewer.layers.selection.active = layer
         self.panel.bench.show_plane(layer, 0, 13)
-        self.late.clear()
         self.do(tab.train)
-        if not self.spin(240, lambda: len(tab.state.losses) >= 2 or tab.running is None and not tab._preparing):
+        if not self.spin(240, lambda: len(tab.state.losses) >= 2 or (tab.running is None and not tab._preparing)):
             raise SystemExit("the training never began")
         self.check()
         self.picture("3_training")
+        self.late.clear()
         self.do(tab.cancel)
         self.spin(60, lambda: tab.running is None)
         self.note(stopped=tab.status.text())

@@ -30,7 +30,7 @@ def settings_text(kind: str) -> str:
 
 
 def _rows(config: BaseModel, prefix: str) -> Iterator[str]:
-    meanings = meanings(type(config))
+    known = meanings(type(config))
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
@@ -39,7 +39,7 @@ def _rows(config: BaseModel, prefix: str) -> Iterator[str]:
             yield from _network_rows(value, f"{prefix}{name}.")
         else:
             yield f"  {prefix}{name} = {_shown(value)}"
-            yield from _explained(field.description or meanings.get(name, ""))
+            yield from _explained(field.description or known.get(name, ""))
 
 
 def _network_rows(settings: dict[str, object], prefix: str) -> Iterator[str]:

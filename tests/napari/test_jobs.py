@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,9 @@ def test_asking_never_waits():
 
 
 def test_an_error_of_the_command_line_is_its_sentence():
-    command = python("import sys; print('error: image.tif does not exist; check the path', file=sys.stderr); sys.exit(2)")
+    command = python(
+        "import sys; print('error: image.tif does not exist; check the path', file=sys.stderr); sys.exit(2)"
+    )
     ended(command)
     assert command.complaint() == "image.tif does not exist; check the path"
 
@@ -66,7 +69,8 @@ def test_what_does_not_listen_is_killed_with_all_it_started(monkeypatch):
     monkeypatch.setattr("fewslice.napari.jobs._GRACE_SECONDS", 0.3)
     code = (
         "import signal, subprocess, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\nprint(child.pid)\ntime.sleep(60)"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(child.pid)\ntime.sleep(60)"
     )
     command = python(code)
     while not (lines := command.poll()):
@@ -77,7 +81,8 @@ def test_what_does_not_listen_is_killed_with_all_it_started(monkeypatch):
     with pytest.raises(ProcessLookupError):
         for _ in range(200):
             os.kill(int(lines[0]), 0)
-            if "Z" in open(f"/proc/{lines[0]}/stat").read().split():
+            stat = Path(f"/proc/{lines[0]}/stat")
+            if stat.exists() and "Z" in stat.read_text().split():  # dead, and nobody has asked for its end yet
                 raise ProcessLookupError
             time.sleep(0.01)
 

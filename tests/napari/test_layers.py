@@ -31,7 +31,9 @@ def values(shape=SHAPE, dtype=np.uint8, seed=0):
 
 
 def added(viewer, layers):
-    return [(viewer.add_labels if kind == "labels" else viewer.add_image)(data, **options) for data, options, kind in layers]
+    return [
+        (viewer.add_labels if kind == "labels" else viewer.add_image)(data, **options) for data, options, kind in layers
+    ]
 
 
 @pytest.mark.parametrize(

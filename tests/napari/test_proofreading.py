@@ -40,7 +40,9 @@ def dumbbell():
     """Two balls of radius 5 that touch by a bridge one voxel thick, and a bystander."""
     z, y, x = np.indices((11, 20, 30))
     values = np.zeros(z.shape, np.uint16)
-    values[((z - 5) ** 2 + (y - 10) ** 2 + (x - 7) ** 2 <= 25) | ((z - 5) ** 2 + (y - 10) ** 2 + (x - 20) ** 2 <= 25)] = 4
+    values[
+        ((z - 5) ** 2 + (y - 10) ** 2 + (x - 7) ** 2 <= 25) | ((z - 5) ** 2 + (y - 10) ** 2 + (x - 20) ** 2 <= 25)
+    ] = 4
     values[5, 10, 12:16] = 4
     values[:, 0:2, 28:30] = 9
     return values
@@ -108,7 +110,9 @@ def test_seeds_that_cannot_split_are_refused(seeds, message):
         split_by_seeds(labels, measure(labels), seeds)
 
 
-@pytest.mark.parametrize("path", [[(5, 2, 14), (5, 18, 14)], [(5, 18, 12), (5, 2, 15)], [(5, 2, 13), (5, 8, 14), (5, 18, 13)]])
+@pytest.mark.parametrize(
+    "path", [[(5, 2, 14), (5, 18, 14)], [(5, 18, 12), (5, 2, 15)], [(5, 2, 13), (5, 8, 14), (5, 18, 13)]]
+)
 def test_a_line_cuts_through_all_planes(path):
     values = dumbbell()
     values[5, 10, 3:6] = 0  # a hole changes nothing
@@ -140,7 +144,11 @@ def test_what_a_line_does_not_touch_keeps_its_label():
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [([(5, 2, 1), (5, 5, 1)], "crosses no object"), ([(5, 8, 7), (5, 12, 7)], "does not part"), ([(5, 1, 1)], "corners")],
+    [
+        ([(5, 2, 1), (5, 5, 1)], "crosses no object"),
+        ([(5, 8, 7), (5, 12, 7)], "does not part"),
+        ([(5, 1, 1)], "corners"),
+    ],
 )
 def test_lines_that_part_nothing_are_refused(path, message):
     labels = edited(dumbbell())

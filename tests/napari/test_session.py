@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_an_annotation_is_there_again_after_the_window_was_closed(tmp_path):
 def test_a_killed_process_loses_nothing(tmp_path):
     code = f"""
 import os, sys
-sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_session import image, painted
 from fewslice.napari.session import open_annotation
 session = open_annotation({str(tmp_path / "a")!r}, image())
@@ -279,7 +280,9 @@ def test_a_failed_save_keeps_what_is_unsaved(tmp_path, monkeypatch):
     path, _ = store(tmp_path)
     session = open_edits(path)
     session.labels[0] = 9
-    monkeypatch.setattr("fewslice.napari.session.io.write_pyramid", lambda *a, **k: (_ for _ in ()).throw(DiskError("full")))
+    monkeypatch.setattr(
+        "fewslice.napari.session.io.write_pyramid", lambda *a, **k: (_ for _ in ()).throw(DiskError("full"))
+    )
     with pytest.raises(DiskError):
         session.save()
     assert session.labels.unsaved

@@ -29,7 +29,9 @@ def bench():
 
 @pytest.fixture
 def image(bench):
-    return bench.viewer.add_image(np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8), name="image", **PLACED)
+    return bench.viewer.add_image(
+        np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8), name="image", **PLACED
+    )
 
 
 def test_painting_in_every_way_is_journalled_and_undone(bench, image, tmp_path):

@@ -59,7 +59,9 @@ class AnnotateTab:
         begin.addRow("File", row(button("Open…", "Open a file with fewslice.", self._open), self.axes))
         begin.addRow("Begin with", self.start)
         begin.addRow("Folder", folder_row)
-        begin.addRow(button("Begin or continue", "Begin, or go on with what the folder holds.", panel.guarded(self.begin)))
+        begin.addRow(
+            button("Begin or continue", "Begin, or go on with what the folder holds.", panel.guarded(self.begin))
+        )
         first = QGroupBox("Annotation")
         first.setLayout(begin)
         plane = QVBoxLayout()
@@ -67,8 +69,8 @@ class AnnotateTab:
         plane.addWidget(
             button(
                 "Plane is done (Alt+D)",
-                "What is not painted on a plane that is done is background. Planes that are not done are unknown, never "
-                "background. Again: take it back.",
+                "What is not painted on a plane that is done is background. Planes that are not done are unknown, "
+                "never background. Again: take it back.",
                 panel.guarded(lambda: bench.toggle_done(bench.active())),
             )
         )
@@ -81,10 +83,10 @@ class AnnotateTab:
         )
         plane.addWidget(
             row(
-                button("Undo (Ctrl+Z)", "Take the last stroke back.", panel.guarded(lambda: bench.undo(bench.active()))),
                 button(
-                    "Redo (Ctrl+Shift+Z)", "Do it again.", panel.guarded(lambda: bench.redo(bench.active()))
+                    "Undo (Ctrl+Z)", "Take the last stroke back.", panel.guarded(lambda: bench.undo(bench.active()))
                 ),
+                button("Redo (Ctrl+Shift+Z)", "Do it again.", panel.guarded(lambda: bench.redo(bench.active()))),
             )
         )
         plane.addWidget(

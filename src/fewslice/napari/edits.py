@@ -273,9 +273,7 @@ class EditedArray:
         return Box(start, tuple(s + b for s, b in zip(start, self.block, strict=True))).clip(self.shape)
 
     def _keys(self, box: Box) -> Iterable[Index]:
-        ranges = [
-            range(low // b, -(-high // b)) for low, high, b in zip(box.start, box.stop, self.block, strict=True)
-        ]
+        ranges = [range(low // b, -(-high // b)) for low, high, b in zip(box.start, box.stop, self.block, strict=True)]
         return product(*ranges) if box.size else ()
 
     def _own(self, key: Index) -> npt.NDArray[Any]:

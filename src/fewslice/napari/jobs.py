@@ -1,4 +1,4 @@
-"""Work beside the window: a command in a process of its own, or a function in a thread; both are asked, never waited for.
+"""Work beside the window: a command in a process of its own, or a function in a thread; asked, never waited for.
 
 The window's timer asks :meth:`Command.poll` and :meth:`Call.poll` now and then, and neither ever blocks. Threads only
 relay what a process prints.

@@ -1,7 +1,7 @@
-"""The window: one panel with a tab for each step, a line for messages, and a timer that asks what is going on elsewhere.
+"""The window: a panel with a tab for each step, a line for messages, and a timer that asks what goes on elsewhere.
 
-Nothing here waits: commands run in processes of their own, slow functions in threads, and :meth:`Panel.tick`, ten times a
-second, takes what they have to say.
+Nothing here waits: commands run in processes of their own, slow functions in threads, and :meth:`Panel.tick`, ten
+times a second, takes what they have to say.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ class Panel:
         self.widget.setMinimumWidth(340)
         self._bind_keys()
         self.bench.changed = self.refresh
-        for event in (viewer.layers.events.inserted, viewer.layers.events.removed, viewer.layers.selection.events.active):
+        for event in (
+            viewer.layers.events.inserted,
+            viewer.layers.events.removed,
+            viewer.layers.selection.events.active,
+        ):
             event.connect(self._on_layers)
         viewer.dims.events.point.connect(self._on_dims)
         viewer.dims.events.order.connect(self._on_dims)

@@ -242,7 +242,9 @@ class PredictTab:
             If this fewslice cannot say, or there is no run.
         """
         if not has_verb("plan"):
-            raise InputError("this version of fewslice has no command plan, so it cannot say which plane to annotate next")
+            raise InputError(
+                "this version of fewslice has no command plan, so it cannot say which plane to annotate next"
+            )
         run = self._run()
         prediction.model_folder(run)
 

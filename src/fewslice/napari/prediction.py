@@ -133,7 +133,8 @@ def cut_out(source: ImageSource, shown: Box, model: Opened, folder: Path) -> Vie
 
 def predicted_view(view: View) -> npt.NDArray[Any]:
     """Return the segmentation (z, y, x) of what was on the canvas."""
-    return io.open_labels(view.output / "labels" / "segmentation").read(view.inside)[0]
+    values: npt.NDArray[Any] = io.open_labels(view.output / "labels" / "segmentation").read(view.inside)[0]
+    return values
 
 
 def view_arguments(model: Opened, view: View) -> list[str]:

@@ -1,4 +1,4 @@
-"""The tab that corrects instances: a table of objects linked to the canvas, and the tools that split, merge, delete, add."""
+"""The tab that corrects instances: a table of objects linked to the canvas; tools that split, merge, delete, add."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class _Rows(QAbstractTableModel):  # type: ignore[misc]
         found = self.objects[name]
         return float((name, found.voxels, *found.centre)[column])
 
-    def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+    def rowCount(self, parent: QModelIndex | None = None) -> int:
         """Return the number of objects."""
         return len(self.names)
 
-    def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+    def columnCount(self, parent: QModelIndex | None = None) -> int:
         """Return the number of columns: label, size, z, y, x."""
         return 5
 
@@ -63,7 +63,7 @@ class _Rows(QAbstractTableModel):  # type: ignore[misc]
             return f"{int(value)}" if cubic is None else f"{cubic:.4g}"
         return f"{value:.1f}"
 
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = 0) -> Any:  # noqa: N802
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = 0) -> Any:
         """Return a column's title, and what it means as its tooltip."""
         if orientation != Qt.Orientation.Horizontal:
             return None

@@ -1,7 +1,7 @@
 """Correcting instances: split, merge, delete; and the table of objects, kept up to date stroke by stroke.
 
-Nothing here changes labels: every function returns the :class:`~fewslice.napari.edits.Stroke` to be applied, so that all
-of it can be undone and is in the journal. Only the box around an object is read, whatever the size of the volume.
+Nothing here changes labels: every function returns the :class:`~fewslice.napari.edits.Stroke` to be applied, so that
+all of it can be undone and is in the journal. Only the box around an object is read, whatever the size of the volume.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from fewslice.errors import InputError
 from fewslice.geometry import Box, cover
 from fewslice.napari.edits import EditedArray, Stroke
 
-__all__ = ["Object", "delete", "measure", "merge", "new_label", "split_by_line", "split_by_seeds", "updated", "volume_um3"]
+__all__ = [
+    "Object",
+    "delete",
+    "measure",
+    "merge",
+    "new_label",
+    "split_by_line",
+    "split_by_seeds",
+    "updated",
+    "volume_um3",
+]
 
 Point = Sequence[float]
 
@@ -190,12 +200,16 @@ def split_by_seeds(
     spots = [tuple(round(float(v)) for v in seed) for seed in seeds]
     if len(set(spots)) < 2 or len(set(spots)) < len(spots):
         raise InputError(f"{len(spots)} seeds were placed; place two or more, each on a voxel of its own")
-    outside = [s for s in spots if Box(s, tuple(v + 1 for v in s)) != Box(s, tuple(v + 1 for v in s)).clip(labels.shape)]
+    outside = [
+        s for s in spots if Box(s, tuple(v + 1 for v in s)) != Box(s, tuple(v + 1 for v in s)).clip(labels.shape)
+    ]
     names = [0 if s in outside else int(labels[s]) for s in spots]
     if 0 in names:
         raise InputError(f"seed {spots[names.index(0)]} (z, y, x) lies on background; place all seeds on one object")
     if len(set(names)) > 1:
-        raise InputError(f"the seeds lie on objects {', '.join(map(str, sorted(set(names))))}; place them on one object")
+        raise InputError(
+            f"the seeds lie on objects {', '.join(map(str, sorted(set(names))))}; place them on one object"
+        )
     name, first = names[0], new_label(labels, objects, len(spots) - 1)
     box = objects[name].box
     mask = labels.read(box) == name
@@ -281,7 +295,7 @@ def _drawn(path: Sequence[Point], axis: int, shape: Sequence[int]) -> npt.NDArra
     corners = np.rint(np.asarray(path, dtype=np.float64)).astype(np.int64)
     one, two = (a for a in range(3) if a != axis)
     drawn: set[tuple[int, int]] = set()
-    for start, stop in zip(corners[:-1], corners[1:], strict=True):
+    for start, stop in pairwise(corners):
         rows, columns = line(int(start[one]), int(start[two]), int(stop[one]), int(stop[two]))
         spots_on = list(zip(rows.tolist(), columns.tolist(), strict=True))
         drawn |= set(spots_on) | {(b[0], a[1]) for a, b in pairwise(spots_on)}

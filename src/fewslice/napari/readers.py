@@ -55,10 +55,11 @@ class LazyPlanes:
         if any(s not in (None, 1) for s in steps):
             plain = tuple(slice(None) if isinstance(e, slice) else e for e in entries)
             inner = tuple(e for e in entries if isinstance(e, slice))
-            return self[plain][inner]
+            found: npt.NDArray[Any] = self[plain][inner]
+            return found
         slices, dropped = normalise_index(entries, self.shape)
-        values = np.asarray(self.volume.array[(slice(self.channel, self.channel + 1), *slices)])[0]
-        return values.reshape([n for axis, n in enumerate(values.shape) if axis not in dropped])
+        values = np.asarray(self.volume.array[(slice(self.channel, self.channel + 1), *slices)])
+        return values.reshape([n for axis, n in enumerate(values.shape[1:]) if axis not in dropped])
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Read everything; for NumPy's own functions."""
@@ -137,7 +138,7 @@ def _labels(volume: Volume, path: str, name: str) -> LayerData:
 
 
 def _levels(path: str, volume: Volume, about: dict[str, Any]) -> list[Volume]:
-    """Return the image and, for OME-Zarr, the coarser levels of its pyramid as far as they are named 1, 2, …"""
+    """Return the image and, for OME-Zarr, the coarser levels of its pyramid, which are named 1, 2 and so on."""
     levels = [volume]
     if about["format"] != "ome_zarr":
         return levels

@@ -21,8 +21,18 @@ def two_photon_sample() -> list[tuple[Any, dict[str, Any], str]]:
     options = layer_options(Volume.from_array(made.image, made.voxel_size_um))
     somata = np.where(made.semantic == 1, made.instances, 0).astype(np.uint16)
     images = [
-        (planes, options | {"name": f"phantom {name}", "contrast_limits": contrast(planes), "colormap": colour,
-                            "blending": "additive", "visible": name == "somata"}, "image")
+        (
+            planes,
+            options
+            | {
+                "name": f"phantom {name}",
+                "contrast_limits": contrast(planes),
+                "colormap": colour,
+                "blending": "additive",
+                "visible": name == "somata",
+            },
+            "image",
+        )
         for planes, name, colour in zip(made.image, made.channel_names, ("gray", "magenta"), strict=True)
     ]
     return [*images, (somata, options | {"name": "phantom truth", "visible": False}, "labels")]

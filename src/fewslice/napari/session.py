@@ -1,10 +1,10 @@
 """A session: labels being edited, the planes that are done, undo and redo, and all of it in a journal.
 
-An annotation session begins with nothing (or a copy of labels) for an image; an editing session corrects labels of an
-OME-Zarr in place. Both are the same from then on:
+An annotation session begins with nothing (or a copy of labels) for an image; an editing session corrects labels of
+an OME-Zarr in place. Both are the same from then on:
 
-1. A stroke on the labels is taken from :class:`~fewslice.napari.edits.EditedArray` by :meth:`Session.commit`, or made by
-   a tool and handed to :meth:`Session.apply`. Either way it goes into the journal.
+1. A stroke on the labels is taken from :class:`~fewslice.napari.edits.EditedArray` by :meth:`Session.commit`, or made
+   by a tool and handed to :meth:`Session.apply`. Either way it goes into the journal.
 2. A plane counts as annotated once it is marked as done, and only then: an untouched plane is never background.
 3. Opening the folder again replays the journal. Strokes say what value a voxel has, not by how much it changes, so
    replaying them over labels that were half saved gives the same as over those that were not.
@@ -193,8 +193,8 @@ class Session:
     def carry_out(self, saving: Saving) -> tuple[Path, str]:
         """Write; may run in a thread of its own.
 
-        An annotation becomes ``labels.ome.zarr`` in the folder, whole. Corrected labels get their changed blocks written
-        into the OME-Zarr they are of, and a new pyramid.
+        An annotation becomes ``labels.ome.zarr`` in the folder, whole. Corrected labels get their changed blocks
+        written into the OME-Zarr they are of, and a new pyramid.
 
         Returns
         -------

@@ -46,7 +46,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Forms:
-    """The rows of every strategy; those of networks, whose keys follow the strategy's ``network.``; and descriptions."""
+    """The rows of every strategy, and of every network, whose keys follow a strategy's ``network.``; and summaries."""
 
     strategies: Mapping[str, tuple[Setting, ...]]
     networks: Mapping[str, tuple[Setting, ...]]
@@ -90,7 +90,9 @@ def _choices(field: Any) -> tuple[str, ...]:
 
 
 def _limits(field: Any) -> str:
-    found = [f"{sign} {getattr(m, name):g}" for m in field.metadata for name, sign in _SIGNS.items() if hasattr(m, name)]
+    found = [
+        f"{sign} {getattr(m, name):g}" for m in field.metadata for name, sign in _SIGNS.items() if hasattr(m, name)
+    ]
     return f"({', '.join(found)})" if found else ""
 
 

@@ -159,13 +159,14 @@ class TrainTab:
 
     def _add_setting(self, setting: Setting, value: str) -> None:
         if setting.choices:
-            field: QLineEdit | QComboBox = combo(setting.meaning, setting.choices)
-            field.setMinimumContentsLength(5)
-            field.setCurrentText(value)
+            box = combo(setting.meaning, setting.choices)
+            box.setMinimumContentsLength(5)
+            box.setCurrentText(value)
             if setting.key.endswith("network.kind"):
-                field.currentTextChanged.connect(
+                box.currentTextChanged.connect(
                     lambda chosen, key=setting.key: QTimer.singleShot(0, lambda: self._change_network(key, chosen))
                 )
+            field: QLineEdit | QComboBox = box
         else:
             field = QLineEdit(value)
         tip = "<qt>" + f"{setting.key}: {setting.meaning} Default: {setting.default}".replace("<", "&lt;") + "</qt>"

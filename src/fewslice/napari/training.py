@@ -1,4 +1,4 @@
-"""Training from the window: what is asked for becomes a command, and what the command prints becomes a state to show.
+"""Training from the window: what is asked for becomes a command, what the command prints becomes a state to show.
 
 Each training has a folder of its own, ``runs/001`` and so on below the annotation's, with the labels as they were then::
 
@@ -219,6 +219,6 @@ def progress(state: State) -> float:
 
 
 def _before(state: State) -> int:
-    """Steps of the stages before the current one."""
+    """Return the steps of the stages before the current one."""
     names = list(state.planned)
     return sum(state.planned[n] for n in names[: names.index(state.stage)]) if state.stage in names else 0

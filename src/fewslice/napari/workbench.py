@@ -235,7 +235,7 @@ class Workbench:
     def _on_paint(self, layer: Any) -> None:
         """Journal a stroke at its end.
 
-        napari tells of a stroke of the brush once it is on the labels, of a fill before it is: the next tick takes that.
+        napari tells of a stroke of the brush once it is on the labels, of a fill before; the next tick takes that.
         """
         self.commit(layer)
         self._painted.add(layer)
@@ -346,23 +346,20 @@ class Workbench:
             If neither or both were drawn, or as :mod:`fewslice.napari.proofreading`.
         """
         session, objects = self.session_of(layer), self.table(layer)
-        seeds = self.viewer.layers[SEEDS] if SEEDS in self.viewer.layers else None
-        cut = self.viewer.layers[CUT] if CUT in self.viewer.layers else None
-        placed = 0 if seeds is None else len(seeds.data)
-        drawn = 0 if cut is None else len(cut.data)
-        if bool(placed) == bool(drawn):
+        tools = {name: self.viewer.layers[name] for name in (SEEDS, CUT) if name in self.viewer.layers}
+        drawn = {name: tool for name, tool in tools.items() if len(tool.data)}
+        if len(drawn) != 1:
             raise InputError("place seeds on an object, or draw a line across it, one of the two; then split")
-        if placed:
-            stroke = proofreading.split_by_seeds(
-                session.labels, objects, self._voxels(layer, seeds, seeds.data), session.voxel_size_um
-            )
+        if SEEDS in drawn:
+            points = self._voxels(layer, drawn[SEEDS], drawn[SEEDS].data)
+            stroke = proofreading.split_by_seeds(session.labels, objects, points, session.voxel_size_um)
         else:
             axis, _ = displayed_plane(layer, self.viewer.dims)
-            stroke = proofreading.split_by_line(session.labels, objects, self._voxels(layer, cut, cut.data[-1]), axis)
+            corners = self._voxels(layer, drawn[CUT], drawn[CUT].data[-1])
+            stroke = proofreading.split_by_line(session.labels, objects, corners, axis)
         self._apply(layer, stroke, "split")
-        for tool in (seeds, cut):
-            if tool is not None:
-                self.viewer.layers.remove(tool)
+        for tool in tools.values():
+            self.viewer.layers.remove(tool)
         self.viewer.layers.selection.active = layer
 
     def go_to(self, layer: Any, name: int) -> None:
