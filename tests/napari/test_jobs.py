@@ -26,9 +26,9 @@ def ended(command, seconds=20.0):
 
 
 def test_all_lines_arrive_in_order_before_the_end():
-    command = python("for i in range(2000): print(i)\nimport sys; print('no', file=sys.stderr); sys.exit(3)")
-    assert ended(command) == [str(i) for i in range(2000)]
-    assert command.exit_code == 3 and command.complaint() == "no" and len(command.output) == 400
+    command = python("for i in range(12000): print(i)\nimport sys; print('no', file=sys.stderr); sys.exit(3)")
+    assert ended(command) == [str(i) for i in range(12000)]
+    assert command.exit_code == 3 and command.complaint() == "no" and len(command.output) == 10_000
 
 
 def test_asking_never_waits():

@@ -23,6 +23,7 @@ from fewslice.volume import Volume
 
 SHAPE = (10, 40, 48)
 VOXEL = (2.0, 0.5, 0.5)
+NAN = float("nan")
 TINY = {
     "network.features": "4",
     "network.depth": "2",
@@ -124,7 +125,7 @@ def test_progress_follows_the_log():
         {"event": "validation", "stage": "teacher", "step": 100, "steps": 100, "dice": 0.8, "score": 0.8},
         {"event": "stage", "stage": "teacher", "state": "finished", "step": 100, "steps": 100},
         {"event": "stage", "stage": "student", "state": "started", "step": 0, "steps": 300},
-        {"event": "step", "stage": "student", "step": 20, "steps": 300, "loss": {"total": float("nan")}, "seconds_left": 9.0},
+        {"event": "step", "stage": "student", "step": 20, "steps": 300, "loss": {"total": NAN}, "seconds_left": 9.0},
         {"event": "step", "stage": "student", "step": 60, "steps": 300, "loss": {"total": 0.25}, "seconds_left": 80.0},
         {"event": "calibration", "dice": 0.9},
     ]  # fmt: skip

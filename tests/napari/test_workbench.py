@@ -235,3 +235,22 @@ def test_labels_that_are_in_no_store_are_not_edited_in_place(bench):
 def test_without_a_session_the_tab_is_named(bench, image):
     with pytest.raises(InputError, match="tab Annotate"):
         bench.active()
+
+
+def test_alt_click_on_the_canvas_chooses_and_no_other_click_does(bench, instances):
+    from types import SimpleNamespace
+
+    def click(position, *modifiers):
+        event = SimpleNamespace(position=position, modifiers=modifiers)
+        for callback in instances.mouse_drag_callbacks[-1:]:
+            callback(instances, event)
+
+    click((6.0, 3.0, 2.0), "Alt")  # µm: voxel (3, 6, 4), object 1
+    click((6.0, 7.0, 5.0), "Alt")  # voxel (3, 14, 10), object 3
+    assert bench.chosen[instances] == {1, 3}
+    click((6.0, 3.0, 2.0))
+    click((0.0, 0.0, 0.0), "Alt")  # background
+    click((6.0, 900.0, 2.0), "Alt")  # outside
+    assert bench.chosen[instances] == {1, 3}
+    click((6.0, 3.0, 2.0), "Alt")
+    assert bench.chosen[instances] == {3}

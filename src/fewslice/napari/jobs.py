@@ -26,7 +26,7 @@ __all__ = ["Call", "Command", "fewslice_command", "has_verb"]
 T = TypeVar("T")
 
 _GRACE_SECONDS = 10.0
-_KEPT_LINES = 400
+_KEPT_LINES = 10_000
 
 
 def fewslice_command(*arguments: str) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QLabel, QTabWidget, QVBoxLayout, QWidget
 
-from fewslice.errors import FewsliceError
 from fewslice.napari.annotate_tab import AnnotateTab
 from fewslice.napari.jobs import Call, Command
 from fewslice.napari.predict_tab import PredictTab
@@ -106,7 +105,10 @@ class Panel:
     # ------------------------------------------------------------------------------------------------- messages
 
     def say(self, message: Message) -> None:
-        """Show a message; what went wrong is marked."""
+        """Show a message; what went wrong is marked. Once the window is closed, there is only standard output."""
+        if self._closed:
+            print(message.text)
+            return
         self._problem = message.problem
         self.message.setText(message.text)
         self._on_theme()
@@ -175,10 +177,8 @@ class Panel:
         for watched in self._watched:
             if isinstance(watched.work, Command):
                 watched.work.cancel()
-        try:
-            self.bench.close()
-        except FewsliceError as error:
-            print(error)
+        self.predict.close()
+        self.bench.guarded(self.bench.close)()
 
     # --------------------------------------------------------------------------------------------------- looks
 

@@ -44,7 +44,7 @@ class PredictTab:
         self.planes: list[NextPlane] = []
         self._command: Command | None = None
         self._viewing = False
-        self._scratch = TemporaryDirectory(prefix="fewslice")
+        self._scratch = TemporaryDirectory(prefix="fewslice", ignore_cleanup_errors=True)
         run_row, self.run = path_row("A run folder whose training has finished.", folder=True, title="Run folder")
         self.image = combo("The image that is predicted.")
         output_row, self.output = path_row(
@@ -117,14 +117,14 @@ class PredictTab:
         scratch = Path(self._scratch.name)
         self._viewing = True
 
-        def prepare() -> View | FewsliceError:
+        def prepare() -> View | Exception:
             try:
                 return prediction.cut_out(source, shown, model, scratch)
-            except FewsliceError as error:
+            except Exception as error:  # raised again where it is shown
                 return error
 
-        def prepared(view: View | FewsliceError) -> None:
-            if isinstance(view, FewsliceError):
+        def prepared(view: View | Exception) -> None:
+            if isinstance(view, Exception):
                 self._viewing = False
                 raise view
             command = Command(fewslice_command(*prediction.view_arguments(model, view)))
@@ -164,6 +164,10 @@ class PredictTab:
         prediction.model_folder(run)
         self._predict(run, Path(path), None)
 
+    def close(self) -> None:
+        """Remove cut-outs."""
+        self._scratch.cleanup()
+
     def cancel(self) -> None:
         """Ask the prediction, or the search for the next plane, to stop.
 
@@ -180,14 +184,13 @@ class PredictTab:
         folder = Path(self.output.text().strip() or image.parent)
         output = prediction.free_output(image, folder)
         arguments = prediction.volume_arguments(run, image, source, output, self.panel.train.device.currentText())
-        self._begin(Command(fewslice_command(*arguments)), lambda done: self._predicted(done, output))
+        self._begin(arguments, lambda done: self._predicted(done, output))
         self.panel.say(Message(f"Predicting into {output}"))
 
-    def _begin(self, command: Command, end: Any) -> None:
+    def _begin(self, arguments: list[str], end: Any) -> None:
         if self._command is not None:
-            command.kill()
             raise InputError("a prediction is running; wait for it, or cancel it first")
-        self._command = command
+        self._command = command = Command(fewslice_command(*arguments))
         self.cancel_button.setEnabled(True)
         self.bar.setRange(0, 0)
 
@@ -259,7 +262,7 @@ class PredictTab:
             self.advice.setText(f"Next: {listed or 'none'}. {advice}")
             self.panel.say(Message("Suggested planes to annotate; Alt+N goes there"))
 
-        self._begin(Command(fewslice_command("plan", str(run), "--json")), end)
+        self._begin(["plan", str(run), "--json"], end)
         self.panel.say(Message("Looking for planes that would help most; this trains several times for a short while"))
 
     def next_plane(self) -> None:

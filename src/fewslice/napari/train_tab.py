@@ -177,7 +177,7 @@ class TrainTab:
         label = QLabel(name)
         for widget in (label, field):
             widget.setToolTip(tip)
-        field.setMinimumWidth(100)
+        field.setMinimumWidth(115)
         self._settings_form.addRow(label, field)
         self._fields[setting.key] = (setting, field)
 
@@ -243,16 +243,16 @@ class TrainTab:
         self.panel.say(Message("Saving the annotation…"))
         self._buttons()
 
-        def work() -> Path | FewsliceError:
+        def work() -> Path | Exception:
             try:
                 return training.prepare(session.folder, source, labels, request)
-            except FewsliceError as error:
+            except Exception as error:  # raised again where it is shown
                 return error
 
-        def end(place: Path | FewsliceError) -> None:
+        def end(place: Path | Exception) -> None:
             self._preparing = False
             self._buttons()
-            if isinstance(place, FewsliceError):
+            if isinstance(place, Exception):
                 raise place
             self._start(place, layer, image, source)
 
@@ -357,7 +357,7 @@ class TrainTab:
 
     def draw(self) -> None:
         """Draw the loss."""
-        colours = (self.panel.colour("background"), self.panel.colour("text"), self.panel.colour("current"))
+        colours = (self.panel.colour("background"), self.panel.colour("text"), self.panel.colour("text"))
         points = self.state.losses
         thinned = points[:: max(1, len(points) // 600)]
         self.plot.setPixmap(curve(thinned, _CURVE, colours, self.plot.devicePixelRatioF()))

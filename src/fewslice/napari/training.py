@@ -1,6 +1,6 @@
 """Training from the window: what is asked for becomes a command, what the command prints becomes a state to show.
 
-Each training has a folder of its own, ``runs/001`` and so on below the annotation's, with the labels as they were then::
+Each training has a folder of its own, ``runs/001`` and so on below the annotation's, with the labels as they were::
 
     runs/001/labels.ome.zarr   the annotation that it learns from
     runs/001/request.json      the command's arguments, for resuming after a restart
