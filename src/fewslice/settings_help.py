@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from fewslice import registry
 from fewslice.networks import kinds
 
-__all__ = ["settings_text"]
+__all__ = ["meanings", "settings_text"]
 
 _WIDTH = 110
 
@@ -31,7 +31,7 @@ def settings_text(kind: str, room: str = "strategies") -> str:
 
 
 def _rows(config: BaseModel, prefix: str) -> Iterator[str]:
-    meanings = _meanings(type(config))
+    known = meanings(type(config))
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
@@ -40,7 +40,7 @@ def _rows(config: BaseModel, prefix: str) -> Iterator[str]:
             yield from _network_rows(value, f"{prefix}{name}.")
         else:
             yield f"  {prefix}{name} = {_shown(value)}"
-            yield from _explained(field.description or meanings.get(name, ""))
+            yield from _explained(field.description or known.get(name, ""))
 
 
 def _network_rows(settings: dict[str, object], prefix: str) -> Iterator[str]:
@@ -63,7 +63,7 @@ def _explained(text: str) -> list[str]:
     return textwrap.wrap(text.replace("``", ""), _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
-def _meanings(model: type[BaseModel]) -> dict[str, str]:
+def meanings(model: type[BaseModel]) -> dict[str, str]:
     """Read the Attributes section of the docstrings of a model and its parents."""
     found: dict[str, str] = {}
     for parent in reversed(model.__mro__):

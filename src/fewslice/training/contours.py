@@ -64,8 +64,6 @@ class LossWeights(BaseModel):
     Those of lengths (location, Fourier coefficients, contour, refinement) are in multiples of the objects' typical
     radius rather than in pixels: so the weights mean the same whatever the pixel, and large objects do not drown the
     score.
-    Those of lengths (location, Fourier coefficients, contour, refinement) are in multiples of the typical radius rather
-    than in pixels: so the weights mean the same whatever the pixel, and large objects do not drown the score.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
