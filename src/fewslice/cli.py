@@ -732,6 +732,13 @@ def _say_trained(folder: Path) -> None:
             counted = f"{event['objects']} held-out objects at threshold {event['threshold']:.2f}"
             typer.echo(f"{stage}: F1 {event['f1']:.3f} (IoU 0.5) on {counted}")
             continue
+        if "kernel_distance" in event:
+            chance = event["kernel_distance_chance"]
+            typer.echo(
+                f"{stage}: kernel distance {event['kernel_distance']:.2f} from real images ({chance:.2f} among them), "
+                f"F1 of the annotation kept to {event['kept']:.0%}"
+            )
+            continue
         typer.echo(
             f"{stage}: Dice {event['dice']:.3f} on held-out annotation, "
             f"{event['dice_at_threshold']:.3f} at threshold {event['threshold']:.2f}"

@@ -147,7 +147,7 @@ def open_inputs(experiment: Experiment) -> list[Sample]:
         axes=experiment.axes,
         channels=experiment.channels,
         voxel_size_um=experiment.voxel_size_um,
-        label_kind=experiment.label_kind,
+        label_kind=experiment.label_kind or registry.constant("strategies", experiment.strategy, "LABEL_KIND"),
         planes=experiment.planes,
         background=experiment.background,
         unlabelled=experiment.unlabelled,

@@ -7,16 +7,18 @@ A *room* is a subpackage that holds one component per file (``networks``, ``form
 
 from __future__ import annotations
 
+import ast
 import difflib
 import pkgutil
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fewslice.errors import InputError
 
-__all__ = ["check", "load", "names"]
+__all__ = ["check", "constant", "load", "names"]
 
 
 def names(room: str) -> list[str]:
@@ -79,6 +81,35 @@ def load(room: str, kind: str) -> ModuleType:
         component: ModuleType = foreign[0].load()
         return component
     raise _unknown(room, kind)
+
+
+def constant(room: str, kind: str, name: str) -> Any:
+    """Read a constant that a kind's module may define; our own modules are read, not imported.
+
+    Parameters
+    ----------
+    room, kind
+        As for :func:`load`.
+    name
+        Of the constant, assigned once to a literal at the module's top level.
+
+    Returns
+    -------
+    object
+        Its value, or None where the module does not define it.
+
+    Examples
+    --------
+    >>> constant("strategies", "synthetic", "ANNOTATION")
+    'optional'
+    """
+    if kind not in _own(room):
+        return getattr(load(room, kind), name, None)
+    path = Path(__file__).parent.joinpath(*room.split("."), f"{kind}.py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return ast.literal_eval(node.value)
+    return None
 
 
 def check(room: str, kind: str) -> None:

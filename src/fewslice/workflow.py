@@ -112,7 +112,7 @@ def train(
     if found == "finished":
         tell({"event": "finished", "note": f"{folder} is finished; nothing to do"})
         return folder
-    _check_samples(samples)
+    _check_samples(samples, experiment.strategy)
 
     from fewslice.training.fit import Hardware
     from fewslice.training.run_folder import RunFolder
@@ -186,7 +186,7 @@ def train_samples(
 
     folder.mkdir(parents=True, exist_ok=True)
     run_folder = RunFolder(folder, listener)
-    _check_samples(samples)
+    _check_samples(samples, experiment.strategy)
     known = read_experiment(run_folder.experiment) if run_folder.experiment.exists() else None
     if known is not None and experiment.steps is None:  # minutes were turned into steps once
         experiment = experiment.model_copy(update={"steps": known.steps, "minutes": None})
@@ -1207,10 +1207,11 @@ def _prepare(
             hardware=hardware,
         )
 
-    whole = Split(everything, nothing, "none", "Nothing is held out: validation was turned off.")
+    why = "validation was turned off" if annotations else "nothing is annotated"
+    whole = Split(everything, nothing, "none", f"Nothing is held out: {why}.")
     config = strategy.resolve(strategy_config(experiment), task_for(whole))
     split = whole
-    if experiment.validation == "auto":
+    if experiment.validation == "auto" and annotations:
         split = hold_out(annotations, patch=_largest_patch(config), generator=np.random.default_rng(experiment.seed))
     if run_folder.listener is not None:
         run_folder.listener({"event": "note", "note": split.note})
@@ -1255,12 +1256,14 @@ def _largest_patch(config: Any) -> tuple[int, int, int]:
     return (int(z), int(y), int(x))
 
 
-def _check_samples(samples: Sequence[Sample]) -> None:
+def _check_samples(samples: Sequence[Sample], strategy: str) -> None:
     """Refuse samples from which nothing can be learned, before anything is written."""
     from fewslice.annotation import check_usable
     from fewslice.data.normalisation import check_finite
 
-    check_usable([sample.annotation for sample in samples if sample.annotation is not None])
+    annotations = [sample.annotation for sample in samples if sample.annotation is not None]
+    if annotations or registry.constant("strategies", strategy, "ANNOTATION") != "optional":
+        check_usable(annotations)
     _check_voxels(samples)
     for sample in samples:
         check_finite(sample.image)

@@ -19,7 +19,9 @@ from fewslice.training.contours import (
 from fewslice.training.stage import Stage
 from fewslice.training.task import Task
 
-__all__ = ["Config", "resolve", "stages", "train"]
+__all__ = ["LABEL_KIND", "Config", "resolve", "stages", "train"]
+
+LABEL_KIND = "instances"
 
 
 class Config(ContourConfig):
