@@ -315,7 +315,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "experiment not YAML": ("run no_yaml.yaml -o NEW", ("no_yaml.yaml", "YAML")),
     "experiment a list": ("run list.yaml -o NEW", ("list.yaml", "list")),
     # Models
-    "model of a newer version": ("predict models/newer image.tif -o NEW.ome.zarr", ("version 3", "update fewslice")),
+    "model of a newer version": ("predict models/newer image.tif -o NEW.ome.zarr", ("version 4", "update fewslice")),
     "weights corrupted": ("predict models/corrupted image.tif -o NEW.ome.zarr", ("model.safetensors", "damaged")),
     "weights truncated": ("predict models/cut image.tif -o NEW.ome.zarr", ("model.safetensors", "damaged")),
     "weights missing": ("predict models/weightless image.tif -o NEW.ome.zarr", ("model.safetensors", "missing")),

@@ -15,10 +15,6 @@ from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.volume import Volume
 
-pytestmark = [  # s3fs closes its sessions when they are forgotten
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
 VALUES = np.random.default_rng(0).integers(0, 255, (2, 6, 40, 30), dtype=np.uint8)
 
 

@@ -56,11 +56,12 @@ def check_reachable(path: str) -> None:
 
 
 def open_remote_array(folder: Any, zarr_format: int) -> Any:
-    """Open a Zarr array at an address for reading."""
+    """Open a Zarr array at an address for reading, over the connections that read its metadata."""
     import zarr
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
     from zarr.storage import FsspecStore
 
-    store = FsspecStore.from_url(str(folder), read_only=True)
+    store = FsspecStore(AsyncFileSystemWrapper(folder.fs, asynchronous=True), read_only=True, path=folder.path)
     return zarr.open_array(store, mode="r", zarr_format=3 if zarr_format == 3 else 2)
 
 
