@@ -217,7 +217,7 @@ def simplified(mesh: Mesh, error_um: float) -> Mesh:
 
 def _decimated(library: Any, mesh: Mesh, target: int, error_um: float) -> Mesh | None:
     """Return the mesh with about `target` triangles, or None if that strays too far or tears the surface."""
-    # what the library collapses first depends on the unit of length; with one tied to the error, µm and nm give the same
+    # what the library collapses first depends on the unit of length; tied to the error, µm and nm give the same
     unit = error_um / _ERROR_IN_UNITS
     vertices, faces = library.simplify(mesh.vertices / unit, mesh.faces.astype(np.int32), target_count=target)
     vertices, faces = np.asarray(vertices, np.float64) * unit, np.asarray(faces, np.int64)
