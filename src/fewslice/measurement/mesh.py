@@ -30,6 +30,8 @@ Ints = npt.NDArray[np.int64]
 
 _TAUBIN_SHRINK, _TAUBIN_GROW = 0.5, -0.53  # Taubin 1995: pass band 1/λ + 1/μ = 0.11
 _FEWEST_FACES = 8
+_ERROR_IN_UNITS = 0.03
+"""The allowed error in units of the decimation: 0.03 left fewer triangles of mitochondria than 0.1, 0.3, 1 and 3."""
 _REFINEMENTS = 3
 _VERTICES_AT_ONCE = 1 << 17
 _NEIGHBOURS = (1, 8)
@@ -215,8 +217,10 @@ def simplified(mesh: Mesh, error_um: float) -> Mesh:
 
 def _decimated(library: Any, mesh: Mesh, target: int, error_um: float) -> Mesh | None:
     """Return the mesh with about `target` triangles, or None if that strays too far or tears the surface."""
-    vertices, faces = library.simplify(mesh.vertices, mesh.faces.astype(np.int32), target_count=target)
-    vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
+    # what the library collapses first depends on the unit of length; tied to the error, µm and nm give the same
+    unit = error_um / _ERROR_IN_UNITS
+    vertices, faces = library.simplify(mesh.vertices / unit, mesh.faces.astype(np.int32), target_count=target)
+    vertices, faces = np.asarray(vertices, np.float64) * unit, np.asarray(faces, np.int64)
     if not is_closed(faces) or not _all_within(mesh.vertices, vertices, faces, error_um):
         return None
     return Mesh(vertices, faces)
