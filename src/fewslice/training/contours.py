@@ -50,7 +50,7 @@ __all__ = [
 Triple = tuple[int, int, int]
 
 _VALIDATION_VOXELS = 2**22
-_LOWEST, _HIGHEST = 0.2, 0.95
+_LOWEST, _HIGHEST = 0.2, 0.99
 """Thresholds tried on held-out objects."""
 _DEFAULT_THRESHOLD = 0.9
 _MATCHED = 0.5
