@@ -97,6 +97,7 @@ def mask_image(
         contents = Contents(image.shape, ("foreground",), voxel, chunk)
         create_outputs(output, contents, facts | {"mask_facts": found} | (attributes or {}), key)
         record = open_record(marks, key, what=str(output))
+    io.remove_leftovers(output)
     mask, segmentation = io.open_output(output), io.open_output(output, labels="segmentation")
 
     def read(block: Block) -> npt.NDArray[Any]:

@@ -202,6 +202,7 @@ def segment_store(
         _remove(work)
         said = io.open_labels(stored.path / "labels" / "instances").attributes
         return summary(said, already_finished=True)
+    io.remove_leftovers(stored.path)
     try:
         _begin(work, key, grid, chunk, voxel)
         label = LabelBlocks(

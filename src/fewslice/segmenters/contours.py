@@ -112,6 +112,7 @@ def segment_store(
     if record.finished:
         known = io.open_labels(store / "labels" / "instances").attributes
         return said | {"objects": known["objects"], "dtype": known["dtype"], "already_finished": True}
+    io.remove_leftovers(store)
     instances = suppress(proposals_of(store), overlap=config.overlap, threshold=config.threshold)
     dtype = np.min_scalar_type(len(instances.score))
     found = {"objects": len(instances.score), "dtype": dtype.name}
