@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fewslice.data.normalisation import Normalisation
-from fewslice.synthesis.patch_pairs import PatchPairs, boundaries, condition
+from fewslice.synthesis.patch_pairs import PatchPairs, boundaries, condition, draw_noise
 from fewslice.synthesis.simulation import Simulation
 from fewslice.volume import Volume
 
@@ -28,6 +28,16 @@ def test_condition_is_intensity_objects_boundaries_noise() -> None:
     found = condition(intensity, np.array([[[0, 3, 3, 3]]], np.uint32), noise, 2)
     assert found.dtype == np.float32
     assert found[:, 0, 0].tolist() == [[0.5] * 4, [0.5] * 4, [0, 1, 1, 1], [1, 1, 0, 0], [7.0] * 4]
+
+
+def test_noise_has_unit_variance_and_is_fine_and_coarse() -> None:
+    """Means over squares of 8 keep far more than the 1/8 that white noise keeps; planes are independent."""
+    noise = draw_noise((6, 256, 256), np.random.default_rng(0))
+    assert noise.dtype == np.float32
+    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
+    assert noise.reshape(6, 32, 8, 32, 8).mean(axis=(2, 4)).std() > 0.3
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
+    assert np.diff(noise, axis=2).std() > 0.8
 
 
 def _simulation(number: int) -> Simulation:

@@ -14,19 +14,22 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 
 from fewslice.data.normalisation import Normalisation
 from fewslice.geometry import Box
 from fewslice.synthesis.simulation import Simulation
 from fewslice.volume import Volume
 
-__all__ = ["EXTRA_CHANNELS", "PairBatch", "PatchPairs", "boundaries", "condition"]
+__all__ = ["EXTRA_CHANNELS", "PairBatch", "PatchPairs", "boundaries", "condition", "draw_noise"]
 
 EXTRA_CHANNELS = 3
 """Channels of a condition after the intensity: objects, their boundaries, noise."""
 
 Picture = npt.NDArray[np.float32]
 Triple = tuple[int, int, int]
+
+_NOISE_SIGMAS = (0.0, 1.5, 4.0)
 
 
 def boundaries(instances: npt.NDArray[np.unsignedinteger], dims: int) -> npt.NDArray[np.bool_]:
@@ -54,6 +57,29 @@ def boundaries(instances: npt.NDArray[np.unsignedinteger], dims: int) -> npt.NDA
     return marked
 
 
+def draw_noise(shape: Sequence[int], draw: np.random.Generator) -> Picture:
+    """Draw noise with mean 0 and variance 1 that holds as much of fine as of coarse.
+
+    The sum of three independent fields, white noise blurred in the plane by 0, 1.5 and 4 voxels: the generator need not
+    make coarse texture out of fine noise.
+
+    Parameters
+    ----------
+    shape
+        (z, y, x).
+    draw
+        Source of the draws.
+    """
+    total = np.zeros(tuple(shape), dtype=np.float32)
+    for sigma in _NOISE_SIGMAS:
+        field = draw.standard_normal(total.shape, dtype=np.float32)
+        if sigma:
+            # the blur leaves 1 / (4 π σ²) of the variance
+            field = ndimage.gaussian_filter(field, (0, sigma, sigma), mode="wrap") * (2 * np.sqrt(np.pi) * sigma)
+        total += field
+    return np.asarray(total / np.sqrt(len(_NOISE_SIGMAS)), dtype=np.float32)
+
+
 def condition(intensity: Picture, instances: npt.NDArray[np.unsignedinteger], noise: Picture, dims: int) -> Picture:
     """Join what the generator is conditioned on.
 
@@ -64,7 +90,7 @@ def condition(intensity: Picture, instances: npt.NDArray[np.unsignedinteger], no
     instances
         (z, y, x) object ids.
     noise
-        (z, y, x), standard normal.
+        (z, y, x), see :func:`draw_noise`.
     dims
         As of :func:`boundaries`.
 
@@ -179,7 +205,7 @@ class PatchPairs:
         wide = place.grow(margin)
         image = Volume.from_array(whole.image).read_mirrored(wide)[(slice(None), *flip)]
         instances = Volume.from_array(whole.instances).read_mirrored(wide)[0][flip]
-        noise = draw.standard_normal(wide.shape, dtype=np.float32)
+        noise = draw_noise(wide.shape, draw)
         inside = tuple(slice(m, m + n) for m, n in zip(margin, self.patch, strict=True))
         piece = Simulation(
             image=np.ascontiguousarray(image[(slice(None), *inside)]),

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
-__all__ = ["Adversarial", "Regularisation", "adversarial", "gradient_penalty", "mix_history", "self_regularisation"]
+__all__ = ["Adversarial", "Regularisation", "adversarial", "mix_history", "self_regularisation"]
 
 Adversarial = Literal["least_squares", "non_saturating"]
 
@@ -85,23 +85,6 @@ def adversarial(scores: torch.Tensor, real: bool, kind: Adversarial) -> torch.Te
     if kind == "least_squares":
         return 0.5 * (scores.float() - wanted).square().mean()
     return F.binary_cross_entropy_with_logits(scores.float(), wanted)
-
-
-def gradient_penalty(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Return ½ |∇ Σ scores|² per score: the slope of the discriminator at real images (R₁, Mescheder 2018).
-
-    Without it the two networks chase each other, and what the refiner draws in flat regions, such as stripes, changes
-    all the time instead of settling.
-
-    Parameters
-    ----------
-    scores
-        (b, 1, …) of `images`.
-    images
-        (b, c, …), requiring a gradient.
-    """
-    (slope,) = torch.autograd.grad(scores.float().sum(), images, create_graph=True)
-    return 0.5 * slope.float().square().sum() / scores.numel()
 
 
 def mix_history(

@@ -27,7 +27,7 @@ from fewslice.files import write_atomic, write_json
 from fewslice.geometry import Box, cover
 from fewslice.model import prefers_bfloat16
 from fewslice.networks import spade_generator
-from fewslice.synthesis.patch_pairs import EXTRA_CHANNELS, condition
+from fewslice.synthesis.patch_pairs import EXTRA_CHANNELS, condition, draw_noise
 from fewslice.synthesis.simulation import Simulation
 from fewslice.volume import Volume
 
@@ -149,7 +149,7 @@ def refine(
     place = wide.shift(tuple(-m for m in margin))
     image = Volume.from_array(simulation.image).read_mirrored(place)
     instances = Volume.from_array(simulation.instances).read_mirrored(place)[0]
-    noise = np.random.default_rng(seed).standard_normal(wide.shape, dtype=np.float32)
+    noise = draw_noise(wide.shape, np.random.default_rng(seed))
     whole = condition(refiner.source.apply(image), instances, noise, refiner.config.dims)
     half = prefers_bfloat16(where) if bfloat16 is None else bfloat16
     refined = np.empty((refiner.channels, *simulation.shape), dtype=np.uint8)
