@@ -50,7 +50,7 @@ def test_measured_by_gradients() -> None:
 
 def test_spectral_norm_bounds_each_layer() -> None:
     torch.manual_seed(0)
-    network = build(Config(features=4, receptive_field=(1, 12, 12)), 1, 1)
+    network = build(Config(features=4, receptive_field=(1, 12, 12), spectral=True), 1, 1)
     for _ in range(30):
         network(torch.randn(1, 1, 12, 12))
     for layer in [*network.layers, network.head]:

@@ -240,8 +240,8 @@ def refinement_stage(
 
     The stage counts its steps in ``extra["step"]`` and keeps earlier refined images in ``extra["history"]``. At each
     validation it writes pairs (simulated, refined, real; one row each) as ``pairs_<step>.png`` into its folder. The
-    score is minus the kernel distance of :mod:`fewslice.synthesis.realism`, on patches that are not trained on, or
-    −1000 where the annotation has not survived; with the schedule's patience it ends the training.
+    score is minus the kernel distance of :mod:`fewslice.synthesis.realism`, on patches kept from training where images
+    are large enough, or −1000 where the annotation has not survived; with the schedule's patience it ends the training.
 
     Parameters
     ----------
