@@ -133,7 +133,7 @@ class Loop:
         self.viewer.layers.selection.active = layer
         self.panel.bench.show_plane(layer, 0, 13)
         self.do(tab.train)
-        if not self.spin(240, lambda: len(tab.state.losses) >= 2 or (tab.running is None and not tab._preparing)):
+        if not self.spin(240, lambda: tab.state.losses or (tab.running is None and not tab._preparing)):
             raise SystemExit("the training never began")
         self.check()
         self.picture("3_training")

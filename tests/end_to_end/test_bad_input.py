@@ -51,6 +51,7 @@ def workplace(
     _write_runs(folder)
     _damage_chunk(folder)
     _write_predictions(folder)
+    shutil.copytree(folder / "OUT.ome.zarr", folder / "unsegmented.ome.zarr")
     done(folder, "segment", "OUT.ome.zarr", "--quiet")
     _write_objects(folder, labels)
     return folder
@@ -431,7 +432,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     # Objects and meshes
     "measure: missing": ("measure gone.ome.zarr", ("gone.ome.zarr", "does not exist")),
-    "measure: no instances": ("measure OUT.ome.zarr", ("OUT.ome.zarr", "instances", "fewslice segment", "--labels")),
+    "measure: no instances": ("measure unsegmented.ome.zarr", ("unsegmented.ome.zarr", "fewslice segment", "--labels")),
     "measure: no labels of that name": ("measure OUT.ome.zarr --labels cells", ("cells", "segmentation")),
     "measure: an image": ("measure image.ome.zarr --labels cells", ("image.ome.zarr", "no labels", "cells")),
     "measure: labels of float type": ("measure labels_float.tif --axes zyx", ("labels_float.tif", "float32")),

@@ -49,5 +49,5 @@ def test_the_halo_holds_on_volumes_larger_than_the_training_image(strategy: str,
 def test_networks_for_other_purposes_are_refused() -> None:
     """A generator or a discriminator is no segmentation network; those that are get listed."""
     for kind in ("spade_generator", "patch_discriminator"):
-        with pytest.raises(ValueError, match=f"{kind} does not segment; choose one of cnn_2d, .*unet"):
+        with pytest.raises(ValueError, match=f"{kind} is not for segmentation; choose one of cnn_2d, .*unet"):
             SegmentationConfig(network={"kind": kind})

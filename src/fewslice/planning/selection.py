@@ -95,7 +95,9 @@ def choose_planes(
     taken = np.concatenate([*annotated, np.zeros(0, bool)])
     values = np.concatenate([*uncertainty, np.zeros(0)]).astype(float)
     highest = values[~taken].max(initial=0.0)
-    share = values / highest if highest > 0 else np.ones_like(values)
+    share = np.ones_like(values)
+    if highest > 0:  # of what is not annotated; what is may be anything, and is never chosen
+        np.divide(values, highest, out=share, where=~taken)
     reach = max(2.0, taken.size / (taken.sum() + count + 1))
     distance = np.full(taken.size, np.inf)
     for place in map(int, np.flatnonzero(taken)):
