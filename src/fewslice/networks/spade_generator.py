@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from fewslice.errors import InputError
-from fewslice.networks.unet import convolution, default_kernels, default_pooling
+from fewslice.networks.unet import check_levels, convolution, fitted_levels
 
 __all__ = ["PURPOSE", "Config", "Modulation", "SpadeBlock", "SpadeGenerator", "build", "receptive_radius"]
 
@@ -50,18 +50,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name, count in (("pooling", self.depth - 1), ("kernels", self.depth)):
-            values: tuple[Triple, ...] | None = getattr(self, name)
-            if values is None:
-                continue
-            if len(values) != count:
-                raise ValueError(f"{name} has {len(values)} entries; a depth of {self.depth} needs {count}")
-            if any(v < 1 for value in values for v in value):
-                raise ValueError(f"{name} has an entry below 1: {values}")
-            if self.dims == 2 and any(value[0] != 1 for value in values):
-                raise ValueError(f"{name} of a 2D network must be 1 along z, got {values}")
-        if self.kernels is not None and any(v % 2 == 0 for value in self.kernels for v in value):
-            raise ValueError(f"kernels must be odd along every axis, got {self.kernels}")
+        check_levels(self.dims, self.depth, self.pooling, self.kernels)
         return self
 
     def adapted(self, voxel_size_um: tuple[float, float, float] | None, patch: Triple) -> Self:
@@ -74,20 +63,8 @@ class Config(BaseModel):
         patch
             (z, y, x) in voxels.
         """
-        if self.dims == 2:
-            patch = (1, patch[1], patch[2])
-            if voxel_size_um is not None:
-                voxel_size_um = (min(voxel_size_um[1:]), voxel_size_um[1], voxel_size_um[2])
-        pooling = self.pooling
-        if pooling is None:
-            pooling = default_pooling(voxel_size_um, patch, self.depth)
-            if self.kernels is not None and len(pooling) < self.depth - 1:
-                raise InputError(
-                    f"patch {patch} (z, y, x) is too small for {self.depth} levels; "
-                    f"use a larger patch or at most {len(pooling) + 1} kernels"
-                )
-        kernels = self.kernels or default_kernels(voxel_size_um, pooling, self.dims)
-        return type(self)(**self.model_dump() | {"pooling": pooling, "kernels": kernels, "depth": len(pooling) + 1})
+        levels = fitted_levels(self.dims, self.depth, self.pooling, self.kernels, voxel_size_um, patch)
+        return type(self)(**self.model_dump() | levels)
 
     @property
     def resolved_pooling(self) -> tuple[Triple, ...]:

@@ -28,8 +28,10 @@ __all__ = [
     "ConvolutionBlock",
     "UNet",
     "build",
+    "check_levels",
     "default_kernels",
     "default_pooling",
+    "fitted_levels",
     "receptive_radius",
 ]
 
@@ -38,6 +40,65 @@ Norm = Literal["batch", "instance", "none"]
 
 _SMALLEST_EXTENT = 4
 _COARSE = 2.0
+
+
+def check_levels(dims: int, depth: int, pooling: tuple[Triple, ...] | None, kernels: tuple[Triple, ...] | None) -> None:
+    """Refuse pooling and kernels that do not fit the depth or the dimensions of a network; None fits.
+
+    Raises
+    ------
+    ValueError
+        As pydantic's validators do.
+    """
+    for name, values, count in (("pooling", pooling, depth - 1), ("kernels", kernels, depth)):
+        if values is None:
+            continue
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries; a depth of {depth} needs {count}")
+        if any(v < 1 for value in values for v in value):
+            raise ValueError(f"{name} has an entry below 1: {values}")
+        if dims == 2 and any(value[0] != 1 for value in values):
+            raise ValueError(f"{name} of a 2D network must be 1 along z, got {values}")
+    if kernels is not None and any(v % 2 == 0 for value in kernels for v in value):
+        raise ValueError(f"kernels must be odd along every axis, got {kernels}")
+
+
+def fitted_levels(
+    dims: int,
+    depth: int,
+    pooling: tuple[Triple, ...] | None,
+    kernels: tuple[Triple, ...] | None,
+    voxel_size_um: tuple[float, float, float] | None,
+    patch: Triple,
+) -> dict[str, object]:
+    """Return ``pooling, kernels, depth`` as data need them, those that are set kept.
+
+    Parameters
+    ----------
+    dims, depth, pooling, kernels
+        As set; None is derived.
+    voxel_size_um, patch
+        (z, y, x), or None for cubes, and in voxels. z is ignored by 2D networks.
+
+    Raises
+    ------
+    InputError
+        If kernels are set for more levels than the patch has room for.
+    """
+    if dims == 2:
+        patch = (1, patch[1], patch[2])
+        if voxel_size_um is not None:
+            voxel_size_um = (min(voxel_size_um[1:]), voxel_size_um[1], voxel_size_um[2])
+    if pooling is None:
+        # Kernels that are set fix the depth.
+        pooling = default_pooling(voxel_size_um, patch, depth)
+        if kernels is not None and len(pooling) < depth - 1:
+            raise InputError(
+                f"patch {patch} (z, y, x) is too small for {depth} levels; "
+                f"use a larger patch or at most {len(pooling) + 1} kernels"
+            )
+    kernels = kernels or default_kernels(voxel_size_um, pooling, dims)
+    return {"pooling": pooling, "kernels": kernels, "depth": len(pooling) + 1}
 
 
 def default_pooling(
@@ -130,18 +191,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name, count in (("pooling", self.depth - 1), ("kernels", self.depth)):
-            values: tuple[Triple, ...] | None = getattr(self, name)
-            if values is None:
-                continue
-            if len(values) != count:
-                raise ValueError(f"{name} has {len(values)} entries; a depth of {self.depth} needs {count}")
-            if any(v < 1 for value in values for v in value):
-                raise ValueError(f"{name} has an entry below 1: {values}")
-            if self.dims == 2 and any(value[0] != 1 for value in values):
-                raise ValueError(f"{name} of a 2D network must be 1 along z, got {values}")
-        if self.kernels is not None and any(v % 2 == 0 for value in self.kernels for v in value):
-            raise ValueError(f"kernels must be odd along every axis, got {self.kernels}")
+        check_levels(self.dims, self.depth, self.pooling, self.kernels)
         return self
 
     def adapted(self, voxel_size_um: tuple[float, float, float] | None, patch: Triple) -> Self:
@@ -154,22 +204,8 @@ class Config(BaseModel):
         patch
             (z, y, x) in voxels.
         """
-        if self.dims == 2:
-            patch = (1, patch[1], patch[2])
-            if voxel_size_um is not None:
-                voxel_size_um = (min(voxel_size_um[1:]), voxel_size_um[1], voxel_size_um[2])
-        pooling = self.pooling
-        if pooling is None:
-            # Kernels that are set fix the depth.
-            pooling = default_pooling(voxel_size_um, patch, self.depth)
-            if self.kernels is not None and len(pooling) < self.depth - 1:
-                raise InputError(
-                    f"patch {patch} (z, y, x) is too small for {self.depth} levels; "
-                    f"use a larger patch or at most {len(pooling) + 1} kernels"
-                )
-        kernels = self.kernels or default_kernels(voxel_size_um, pooling, self.dims)
-        values = self.model_dump() | {"pooling": pooling, "kernels": kernels, "depth": len(pooling) + 1}
-        return type(self)(**values)
+        levels = fitted_levels(self.dims, self.depth, self.pooling, self.kernels, voxel_size_um, patch)
+        return type(self)(**self.model_dump() | levels)
 
     @property
     def resolved_pooling(self) -> tuple[Triple, ...]:
