@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fewslice import io, workflow
-from fewslice.blocks.preflight import check_fits, free_memory, peak_memory, probed_blocks
+from fewslice.blocks.preflight import check_fits, free_memory, peak_memory, probed_blocks, return_freed_memory
 from fewslice.blocks.verify import forget_damaged, verify_store
 from fewslice.data.normalisation import Normalisation
 from fewslice.errors import DiskError, InputError
@@ -193,6 +193,7 @@ def test_what_cannot_fit_is_refused_and_a_block_that_fits_is_named(
 ) -> None:
     """With room for a fraction of the block only; the named block passes."""
     model, image, out = _model(), _image((64, 256, 512)), tmp_path / "x.ome.zarr"
+    return_freed_memory()
     with peak_memory() as peak:
         room = peak() + 2**28
     monkeypatch.setattr("fewslice.prediction.preflight.free_memory", lambda: room)

@@ -28,6 +28,7 @@ from fewslice.blocks.preflight import (
     peak_memory,
     probe,
     probed_blocks,
+    return_freed_memory,
 )
 from fewslice.files import disk_error
 from fewslice.formats._reduce import level_factors
@@ -128,6 +129,7 @@ def _memory_per_voxel(
     voxels, cuda = math.prod(crop.shape[1:]), torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(torch.device(device))
+    return_freed_memory()
     with peak_memory(0.002) as peak:
         before = peak()
         model.probabilities(crop)
