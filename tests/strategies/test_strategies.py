@@ -330,6 +330,26 @@ def test_unlabelled_volumes_get_pseudo_labels(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_array_equal(stored, labelled.pseudo_labels.read())
 
 
+def test_interpolation_alone_needs_no_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole budget is the student's; a second, unlabelled volume brings the teacher back."""
+    seen = _seen(monkeypatch)
+    experiment = _experiment("pseudo_labels", settings={"sources": ["signed_distance"]}, validation="none")
+    config: Any = strategy_config(experiment)
+    shares = {
+        len(samples): {name: share for name, (share, _) in stages.items()}
+        for samples in ([_sample()], [_sample(), _unlabelled()])
+        for task in [_task(samples, tmp_path / "asked")]
+        for stages in [pseudo_labels.stages(pseudo_labels.resolve(config, task), task)]
+    }
+    assert shares == {1: {"student": 1}, 2: {"teacher": 0.35, "student": 0.65}}
+    _train(experiment, [_sample()], tmp_path / "run")
+    ((volume,),) = seen
+    inferred = volume.pseudo_labels.read()[0]
+    assert set(np.unique(inferred)) == {0, 255} and (inferred[1:11:2] > 0).any()
+    np.testing.assert_array_equal(inferred[1:11:2], np.where(_labels()[1:11:2] > 0, 255, 0))
+    assert sorted(p.name for p in (tmp_path / "run/stages").iterdir()) == ["student"]
+
+
 def test_held_out_voxels_are_hidden_from_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly the held-out planes; their pseudo-labels count no more than their truth."""
     seen = _seen(monkeypatch)

@@ -30,7 +30,7 @@ from fewslice.errors import InputError
 from fewslice.model import Model
 from fewslice.prediction.samples import predict_samples, seconds_to_predict
 from fewslice.training.cleaning import clean_samples, known_planes
-from fewslice.training.consensus import agree, fading, interpolate_sample
+from fewslice.training.consensus import agree, annotated_whole, fading, interpolate_sample
 from fewslice.training.fit import Fitted
 from fewslice.training.segmentation import (
     SegmentationConfig,
@@ -149,20 +149,17 @@ def balanced_alpha(known: int, others: int) -> float:
 
 
 def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], Stage]]]:
-    """Return the teacher and one student per α; refuse to choose α where nothing is held out."""
+    """Return the teacher, if any is needed, and one student per α; refuse to choose α where nothing is held out."""
     if len(config.alphas) > 1 and not task.has_validation:
         raise InputError(
             f"alpha={list(config.alphas)} is to be chosen on held-out annotation, but too little is annotated to hold "
             "any out; give one value or annotate more planes"
         )
-    each = (1 - config.teacher_share) / len(config.alphas)
     known = task.annotated_volumes()
-    out: dict[str, tuple[float, Callable[[], Stage]]] = {
-        "teacher": (
-            config.teacher_share,
-            lambda: segmentation_stage(task, "teacher", config.teacher, known),
-        )
-    }
+    out: dict[str, tuple[float, Callable[[], Stage]]] = {}
+    if needs_teacher(config, task):
+        out["teacher"] = (config.teacher_share, lambda: segmentation_stage(task, "teacher", config.teacher, known))
+    each = (1 - sum(share for share, _ in out.values())) / len(config.alphas)
 
     def student() -> Stage:
         return segmentation_stage(task, "student", config.student, known)
@@ -172,7 +169,18 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
 
 def between(config: Config, task: Task) -> float:
     """Return about how many seconds the teacher takes to label every voxel of every sample."""
-    return seconds_to_predict(untrained_model(task, config.teacher), task)
+    return seconds_to_predict(untrained_model(task, config.teacher), task) if needs_teacher(config, task) else 0.0
+
+
+def needs_teacher(config: Config, task: Task) -> bool:
+    """Whether a network has to say what interpolation alone does not.
+
+    It does not where interpolation is the only source and every sample has planes that are annotated whole.
+    """
+    if "teacher" in config.sources or "morphology" in config.sources:
+        return True
+    axis = task.plane_axis()
+    return not all(annotated_whole(mask, axis) for mask in task.train_masks)
 
 
 def student_name(config: Config, alpha: float) -> str:
@@ -182,9 +190,13 @@ def student_name(config: Config, alpha: float) -> str:
 
 def train(config: Config, task: Task, *, strategy: str = "pseudo_labels") -> Model:
     """Train the teacher, let it label everything, train the student on both."""
-    fitted = task.fit(segmentation_stage(task, "teacher", config.teacher, task.annotated_volumes()))
-    teacher = finished_model(task, config.teacher, fitted, strategy=f"{strategy} teacher")
-    pseudo_labels = agreed(config, task, teacher, predict_samples(teacher, task, "teacher"))
+    if needs_teacher(config, task):
+        fitted = task.fit(segmentation_stage(task, "teacher", config.teacher, task.annotated_volumes()))
+        teacher = finished_model(task, config.teacher, fitted, strategy=f"{strategy} teacher")
+        pseudo_labels = agreed(config, task, teacher.threshold, predict_samples(teacher, task, "teacher"))
+    else:
+        task.run.record({"event": "note", "note": "Every pseudo-label is interpolated, so no teacher is trained."})
+        pseudo_labels = agreed(config, task, 0.5, [None] * len(task.samples))
     students: list[tuple[float, Fitted]] = []
     for alpha in config.alphas:
         volumes = cached(weighted(config, task, pseudo_labels, alpha))
@@ -202,22 +214,23 @@ def train(config: Config, task: Task, *, strategy: str = "pseudo_labels") -> Mod
     return finished_model(task, config.student, best, strategy=strategy)
 
 
-def agreed(config: Config, task: Task, teacher: Model, predicted: Sequence[Volume]) -> list[Volume]:
+def agreed(config: Config, task: Task, threshold: float, predicted: Sequence[Volume | None]) -> list[Volume]:
     """Return, for every sample, the mean of the sources; those that need annotated planes where there are some."""
     axis = task.plane_axis()
-    threshold = config.mask_threshold or teacher.threshold
+    threshold = config.mask_threshold or threshold
+    teachers = [p for p in predicted if p is not None]
     cleaned: Sequence[Volume] = ()
     if "morphology" in config.sources:
-        cleaned = clean_samples(predicted, task, "teacher", config.morphology, threshold)
+        cleaned = clean_samples(teachers, task, "teacher", config.morphology, threshold)
     agreements = []
     for index, (sample, mask) in enumerate(zip(task.samples, task.train_masks, strict=True)):
-        found = [predicted[index]] if "teacher" in config.sources else []
+        found = [teachers[index]] if "teacher" in config.sources else []
         found += [cleaned[index]] if cleaned else []
         for method in ("signed_distance", "contours"):
             if method in config.sources and mask is not None and known_planes(mask, sample.image.shape, axis).any():
-                found.append(interpolate_sample(sample, mask, axis, predicted[index], threshold, method))
+                found.append(interpolate_sample(sample, mask, axis, task.classes, method, predicted[index], threshold))
         # without annotated planes there is nothing to interpolate
-        agreements.append(agree(found or [predicted[index]]))
+        agreements.append(agree(found or [teachers[index]]))
     return agreements
 
 
