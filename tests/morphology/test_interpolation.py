@@ -191,7 +191,7 @@ def test_without_itk_the_message_says_what_to_install(monkeypatch: pytest.Monkey
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fill", [interpolate_signed_distance, interpolate_probability, interpolate_contours])
+@pytest.mark.parametrize("fill", [interpolate_signed_distance, interpolate_contours])
 def test_labels_that_do_not_fit_are_refused(fill: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
     masks = squares(3, (0, 1, 1))
     with pytest.raises(InputError, match=r"labels must be bool or integer.*float32"):
@@ -208,11 +208,6 @@ def test_settings_that_cannot_be_are_refused() -> None:
     masks = squares(3, (0, 1, 1))
     with pytest.raises(InputError, match="voxel size"):
         interpolate_signed_distance(masks, on(0, depth=3), (1, 1, 0))
-    for softness in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="softness must be a length above 0"):
-            interpolate_probability(masks, on(0, depth=3), softness=softness)
-    with pytest.raises(InputError, match="one class, a bool mask, got uint8"):
-        interpolate_probability(masks.astype(np.uint8), on(0, depth=3))
     for value in (-1, 256):
         labels = masks.astype(np.int16)
         labels[0, 0, 0] = value
