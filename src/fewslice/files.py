@@ -6,12 +6,13 @@ import errno
 import json
 import os
 import uuid
+import zlib
 from pathlib import Path
 from typing import Any
 
 from fewslice.errors import DiskError
 
-__all__ = ["append_line", "check_writable", "write_atomic", "write_json"]
+__all__ = ["append_line", "check_writable", "checksum", "disk_error", "write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -40,6 +41,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise disk_error(error, path) from error
+
+
+def checksum(content: bytes) -> int:
+    """Return the CRC-32 of what a file holds."""
+    return zlib.crc32(content)
 
 
 def check_writable(folder: Path) -> None:
