@@ -35,7 +35,7 @@ RECIPE = "1"
 
 VOXEL_SIZE_UM = (0.2837, 0.1268, 0.1268)
 MIN_SIZE = 1000
-STEPS = 400
+STEPS = 240
 DRAWS = 3
 
 _NETWORK: dict[str, Any] = {

@@ -130,8 +130,8 @@ def segment_store(
     dtype = np.min_scalar_type(len(instances.score))
     found = {"objects": len(instances.score), "dtype": dtype.name}
     axis = instances.plane_axis
-    known = store / "labels" / "instances"
-    if not known.exists() or io.open_labels(known).attributes.get("key") != key:
+    place = store / "labels" / "instances"
+    if not place.exists() or io.open_labels(place).attributes.get("key") != key:
         forget_pyramid(store, "labels/instances")
         io.create_labels(
             store,
@@ -184,7 +184,8 @@ class PaintPlanes:
     def open(self) -> Work:
         """Load the instances and return the work."""
         with np.load(self.instances, allow_pickle=False) as stored:
-            instances = Proposals(*(stored[name] for name in _FIELDS), int(stored["plane_axis"]))
+            anchor, score, category, contour = (stored[name] for name in _FIELDS)
+            instances = Proposals(anchor, score, category, contour, int(stored["plane_axis"]))
         labels = io.open_output(self.store, labels="instances")
         axis, dtype = instances.plane_axis, labels.array.dtype
 
