@@ -123,7 +123,7 @@ def test_boxes_come_from_the_table(store: Path, tmp_path: Path, monkeypatch: pyt
     def refuse(*args: Any, **others: Any) -> None:
         raise AssertionError("the blocks are read again")
 
-    monkeypatch.setattr(meshes, "run_blocks", refuse)
+    monkeypatch.setattr(meshes, "SumBlocks", refuse)
     after = workflow.mesh(store, output=tmp_path / "after")
     assert (before / "9.glb").read_bytes() == (after / "9.glb").read_bytes()
 
@@ -132,16 +132,19 @@ def test_a_killed_run_goes_on(store: Path, tmp_path: Path, monkeypatch: pytest.M
     made: list[str] = []
     write = mesh_files.write_mesh
 
-    def killed(folder: Path, name: str, *others: Any) -> None:
+    def noted(folder: Path, name: str, *others: Any) -> Any:
+        made.append(name)
+        return write(folder, name, *others)
+
+    def killed(folder: Path, name: str, *others: Any) -> Any:
         if len(made) == 1:
             raise KeyboardInterrupt
-        write(folder, name, *others)
-        made.append(name)
+        return noted(folder, name, *others)
 
     monkeypatch.setattr(meshes, "write_mesh", killed)
     with pytest.raises(KeyboardInterrupt):
         workflow.mesh(store, output=tmp_path / "m")
-    monkeypatch.setattr(meshes, "write_mesh", lambda folder, name, *o: (write(folder, name, *o), made.append(name)))
+    monkeypatch.setattr(meshes, "write_mesh", noted)
     workflow.mesh(store, output=tmp_path / "m")
     assert sorted(made) == ["1000", "5", "9"]
     with pytest.raises(InputError, match="--overwrite"):
