@@ -172,3 +172,19 @@ def test_nothing_of_others_is_removed(store: Path, tmp_path: Path) -> None:
     (tmp_path / "m" / "thesis.txt").touch()
     with pytest.raises(InputError, match="holds no meshes"):
         workflow.mesh(store, output=tmp_path / "m", overwrite=True)
+
+
+def test_further_objects_join_a_finished_folder_and_lost_files_are_made_again(store: Path, tmp_path: Path) -> None:
+    """What was made before stays as it is, is still verified, and does not count as progress."""
+    workflow.mesh(store, objects=[5], output=tmp_path / "m")
+    events: list[dict[str, Any]] = []
+    workflow.mesh(store, objects=[9, 1000], output=tmp_path / "m", listener=events.append)
+    assert [(e["done"], e["blocks"]) for e in events if e["event"] == "block"] == [(1, 2), (2, 2)]
+    found = workflow.verify(tmp_path / "m")
+    assert (found.exit_code, found.blocks) == (0, 3)
+    before = (tmp_path / "m" / "5.glb").read_bytes()
+    (tmp_path / "m" / "5.glb").unlink()
+    assert [d.problem for d in workflow.verify(tmp_path / "m").damaged] == ["missing"]
+    workflow.mesh(store, output=tmp_path / "m")
+    assert (tmp_path / "m" / "5.glb").read_bytes() == before
+    assert workflow.verify(tmp_path / "m").exit_code == 0

@@ -231,7 +231,9 @@ def _verify_table(table: Path) -> Verification:
     try:
         sums = json.loads(summary.read_text(encoding="utf-8"))["checksums"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{summary} holds no checksums, so nothing can be verified; measure again") from error
+        raise InputError(
+            f"{summary} holds no checksums, so nothing can be verified; measure with --overwrite"
+        ) from error
     places = _files_of(table)
     damaged = []
     for what, expected in sums.items():

@@ -174,14 +174,17 @@ def mesh_objects(
     )
     done = {mark.index for mark in record.marks()}
     there = {b.index for b in plan if b.index in done and file_of(folder, job.name(b.index[0]), kind).exists()}
-    if record.finished or done - there:
-        if len(there) == len(plan):
+    wanted = {b.index for b in plan}
+    if record.finished or wanted & done - there:
+        if wanted == there:
             return MeshFolder(folder, (), len(plan))
-        record.unmark({b.index for b in plan} - there)
-    outcome = run_blocks(plan, record, job, engine=engine, retry=retry, progress=progress)
+        record.unmark(wanted - there)
+    others = len(done - wanted)  # meshes of earlier calls, which the record counts as well
+    tell = None if progress is None else lambda count, total: progress(count - others, total)
+    outcome = run_blocks(plan, record, job, engine=engine, retry=retry, progress=tell)
     if not outcome.failed:
         record.finish()
-    written = {b.index for b in plan} - there - {b.index for b, _ in outcome.failed}
+    written = wanted - there - {b.index for b, _ in outcome.failed}
     return MeshFolder(folder, tuple(sorted(k for (k,) in written)), len(there), outcome.failed)
 
 

@@ -233,7 +233,8 @@ def measure_objects(
     )
     summary = _write_tables(names, blocks, grid, areas, used, parquet=parquet)
     summary |= {"key": key, "labels": labels.path, "made_from": facts, **_settings(grid, weights)}
-    summary["checksums"] = {name: checksum(path.read_bytes()) for name, path in names.tables(parquet=parquet).items()}
+    written_now = names.tables(parquet=parquet, regions=areas is not None)
+    summary["checksums"] = {name: checksum(path.read_bytes()) for name, path in written_now.items()}
     write_json(names.summary, summary)
     shutil.rmtree(names.parts, ignore_errors=True)
     return Measurement(table, summary, outcome, False)
@@ -287,10 +288,11 @@ class _Names:
     summary: Path
     parts: Path
 
-    def tables(self, *, parquet: bool) -> dict[str, Path]:
-        """Return the files that were written, by what they are."""
-        found = {"objects": self.table, "regions": self.regions} | ({"parquet": self.parquet} if parquet else {})
-        return {name: path for name, path in found.items() if path.exists()}
+    def tables(self, *, parquet: bool, regions: bool) -> dict[str, Path]:
+        """Return the files that are written, by what they are."""
+        found = {"objects": self.table}
+        found |= {"parquet": self.parquet} if parquet else {}
+        return found | ({"regions": self.regions} if regions else {})
 
     @classmethod
     def of(cls, table: Path) -> _Names:
