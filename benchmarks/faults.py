@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,14 +153,11 @@ def _start(full: Sequence[str]) -> subprocess.Popen[bytes]:
 def _marks(folder: Path) -> int:
     """Count the blocks that are marked as done, in passes that run and in those that have ended."""
     found = 0
-    for path in folder.rglob("*"):
-        if path.suffix == ".done":
-            found += 1
-        elif path.name == "written.jsonl":
-            try:
-                found += path.read_bytes().count(b"\n")
-            except OSError:  # it is being replaced
-                continue
+    for place, _, names in os.walk(folder):  # folders may vanish meanwhile
+        found += sum(name.endswith(".done") for name in names)
+        if "written.jsonl" in names:
+            with suppress(OSError):
+                found += Path(place, "written.jsonl").read_bytes().count(b"\n")
     return found
 
 
