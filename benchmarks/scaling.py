@@ -225,11 +225,11 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
             rows.append(f"{gib:>8g}  {verb:<9}{s[f'{verb}_seconds']:>10.1f}{s[f'{verb}_peak_gib']:>10.2f}")
     for result in (r for r in found if r["cell"]["arm"] == "monai"):
         s = result["scores"]
-        rows.append(f"{'':<20}{'Mvoxel/s':>10}{'seconds × ours':>16}{'mean |Δp|':>12}")
+        rows.append(f"{'':<20}{'Mvoxel/CPU s':>14}{'seconds × ours':>16}{'mean |Δp|':>12}")
         for name, title in (("ours", "fewslice"), ("monai_0.5", "MONAI, 0.5"), ("monai_0.25", "MONAI, 0.25")):
             times = s.get(f"{name}_times_ours", 1.0)
             rows.append(
-                f"{title:<20}{s[f'{name}_mvoxel_per_second']:>10.2f}{times:>16.2f}{s[f'{name}_difference']:>12.4f}"
+                f"{title:<20}{s[f'{name}_mvoxel_per_second']:>14.2f}{times:>16.2f}{s[f'{name}_difference']:>12.4f}"
             )
     return "\n".join(rows)
 

@@ -410,8 +410,8 @@ def _scaling(series: Series) -> list[Outcome]:
     for overlap in ("0.5", "0.25"):
         times = scores.get(f"monai_{overlap}_times_ours")
         reached = times >= 4 and abs(scores["ours_difference"]) <= 0.002 if times is not None else None
-        what = f"voxels per second over those of MONAI's sliding window at overlap {overlap}, the same U-Net"
-        target = "≥ 4, mean |Δp| to the whole volume ≤ 0.002"
+        what = f"voxels per processor second over those of MONAI's sliding window at overlap {overlap}, the same U-Net"
+        target = "≥ 4, mean difference to the whole volume ≤ 0.002"
         text = f"{times:.2f}, {scores['ours_difference']:.4f}" if times is not None else "–"
         lines.append(Outcome(what, target, text, reached, f"{command} monai"))
     peaks = {float(r["cell"]["config"]["gib"]): r["scores"] for r in series.where(arm="verbs").results}
