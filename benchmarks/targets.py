@@ -111,6 +111,8 @@ def outcomes(
     *,
     continuity: Series | None = None,
     planning: Series | None = None,
+    instances: Series | None = None,
+    scaling: Series | None = None,
 ) -> list[Outcome]:
     """Measure every target from what is there.
 
@@ -120,7 +122,7 @@ def outcomes(
         Results of the three benchmarks; `sparsity` of one tier.
     tier
         ``full`` or ``quick``, for the commands.
-    continuity, planning
+    continuity, planning, instances, scaling
         Results of those benchmarks, `planning` of one tier; None for none.
     """
     quick = " --quick" if tier == "quick" else ""
@@ -131,6 +133,8 @@ def outcomes(
         *_em(em),
         *_continuity(continuity or Series([])),
         *_planning(planning or Series([])),
+        *_instances(instances or Series([])),
+        *_scaling(scaling or Series([])),
         *_speed(speed),
     ]
 
@@ -370,6 +374,54 @@ def _planning(series: Series) -> list[Outcome]:
         text = "–" if mean is None else f"{mean:{'+' if sign else ''}.3f} ({len(values)})"
         said = test(mean) if mean is not None and len(draws) >= _ENOUGH_SEEDS else None
         lines.append(Outcome(f"budget curve: {what}", target, text, said, f"{command} part=calibration"))
+    return lines
+
+
+def _instances(series: Series) -> list[Outcome]:
+    series = series.where(arm="boundary")
+    command = "python -m benchmarks.instances --device cpu --threads 1 --only boundary"
+    f1, errors = series.interval("f1"), [abs(error) for error in series.values("count_error").values()]
+    enough = len(errors) >= _ENOUGH_SEEDS
+    what = "nuclei_3d, five annotated planes in the other half:"
+    worst = f"{max(errors):.0%} at most ({len(errors)})" if errors else "–"
+    return [
+        Outcome(
+            f"{what} F1 of nuclei at IoU 0.5",
+            "mean ≥ 0.75, ≥ 3 draws",
+            interval_text(f1),
+            f1.mean >= 0.75 if f1 is not None and enough else None,
+            command,
+        ),
+        Outcome(
+            f"{what} error of the count",
+            "≤ 15 % in every draw, ≥ 3 draws",
+            worst,
+            max(errors) <= 0.15 if enough else None,
+            command,
+        ),
+    ]
+
+
+def _scaling(series: Series) -> list[Outcome]:
+    command = "python -m benchmarks.scaling --device cpu --threads 1 --only"
+    lines = []
+    monai = series.where(arm="monai").results
+    scores = monai[0]["scores"] if monai else {}
+    for overlap in ("0.5", "0.25"):
+        times = scores.get(f"monai_{overlap}_times_ours")
+        reached = times >= 4 and abs(scores["ours_difference"]) <= 0.002 if times is not None else None
+        what = f"voxels per processor second over those of MONAI's sliding window at overlap {overlap}, the same U-Net"
+        target = "≥ 4, mean difference to the whole volume ≤ 0.002"
+        text = f"{times:.2f}, {scores['ours_difference']:.4f}" if times is not None else "–"
+        lines.append(Outcome(what, target, text, reached, f"{command} monai"))
+    peaks = {float(r["cell"]["config"]["gib"]): r["scores"] for r in series.where(arm="verbs").results}
+    for verb in ("predict", "segment", "measure", "mesh"):
+        found = {gib: scores[f"{verb}_peak_gib"] for gib, scores in sorted(peaks.items())}
+        text = ", ".join(f"{gib:g} GiB: {peak:.2f}" for gib, peak in found.items()) or "–"
+        said = max(found.values()) <= 1.1 * min(found.values()) if {0.25, 2.0} <= found.keys() else None
+        lines.append(
+            Outcome(f"peak memory of {verb}, GiB", "within 10 %, 0.25 and 2 GiB", text, said, f"{command} verbs")
+        )
     return lines
 
 

@@ -174,7 +174,7 @@ def test_classes_of_instances_become_outputs(tmp_path: Path) -> None:
     labels[:, 22:30, 2:8] = 7
     annotation = from_labels(labels, kind="instances", class_by_id={7: 2})
     model = workflow.train_samples(_experiment(), [_sample(annotation)], tmp_path, hardware=CPU)
-    assert [output.name for output in model.outputs] == ["class_1", "class_2"]
+    assert [output.name for output in model.outputs] == ["class_1", "class_2", "boundary"]
 
 
 def test_samples_whose_classes_mean_different_values_are_refused(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def readable(value: Any) -> str:
 
 
 def say_estimates(estimates: list[Estimate], slurm: SlurmConfig | None, *, as_json: bool) -> None:
-    """Say what a prediction would take."""
+    """Say what a verb would take."""
     script = None
     if slurm is not None:
         from fewslice.blocks.cluster import job_script
@@ -164,10 +164,14 @@ def say_estimates(estimates: list[Estimate], slurm: SlurmConfig | None, *, as_js
 def say_verified(found: Verification, *, repair: bool) -> None:
     """Say what is damaged."""
     for item in found.damaged:
-        typer.echo(f"{item.problem}: chunk {item.chunk} of {item.array}, block {list(item.block)} of {item.record}")
+        what = f"chunk {item.chunk} of {item.array}" if item.array else f"file {item.chunk}"
+        where = f", block {list(item.block)} of {item.record}" if item.record else ""
+        typer.echo(f"{item.problem}: {what}{where}")
     for index, reason in found.failed:
         typer.echo(f"failed: block {list(index)}: {reason}")
-    typer.echo(f"{found.store}: {found.blocks} blocks, {found.chunks} chunks, {len(found.damaged)} of them damaged")
+    typer.echo(
+        f"{found.store}: {found.blocks} blocks, {found.chunks} chunks or files, {len(found.damaged)} of them damaged"
+    )
     if found.damaged:
         again = "run the command that made it again" if repair else "to make these blocks again, run verify --repair"
         typer.echo(again)

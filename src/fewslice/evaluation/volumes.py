@@ -111,13 +111,13 @@ def open_segmentation(path: str | Path) -> Segmentation:
     attributes = image.attributes
     outputs = attributes.get("outputs")
     probabilities: Volume | None = None
-    if isinstance(outputs, list) and all(o.get("kind") == "probability" for o in outputs):
-        probabilities = image
+    if isinstance(outputs, list) and any(o.get("kind") == "probability" for o in outputs):
         if image.channels != len(outputs) or image.dtype != np.uint8:
             raise InputError(
                 f"{path} has {image.channels} channels of {image.dtype}, but its attributes name "
-                f"{len(outputs)} probability outputs of uint8; predict again"
+                f"{len(outputs)} outputs of uint8; predict again"
             )
+        probabilities = io.open_volume(place, channels=[i for i, o in enumerate(outputs) if o["kind"] == "probability"])
     values = attributes.get("class_values")
     if values is None and probabilities is not None:
         values = range(1, probabilities.channels + 1)

@@ -128,7 +128,7 @@ def predict_work(model: Model, image: Volume, settings: Settings) -> Work:
         stored, found = (nothing, None) if result is None else result
         sums = {"0": probabilities.write(block.write, stored)}
         if segmentation is not None:
-            classes = segment_probabilities(stored, settings.threshold)
+            classes = segment_probabilities(stored[: model.classes], settings.threshold)
             sums["labels/segmentation/0"] = segmentation.write(block.write, classes)
         if model.contours:
             write_block(

@@ -29,7 +29,13 @@ from fewslice.synthesis.samples import as_sample, simulated, simulated_task, sim
 from fewslice.synthesis.simulation import Simulation
 from fewslice.training.contours import ContourConfig, contour_stage, finished_contour_model, resolved_contours
 from fewslice.training.fit import Fitted
-from fewslice.training.segmentation import SegmentationConfig, finished_model, resolved, segmentation_stage
+from fewslice.training.segmentation import (
+    SegmentationConfig,
+    finished_model,
+    foreground_alone,
+    resolved,
+    segmentation_stage,
+)
 from fewslice.training.stage import Stage
 from fewslice.training.task import Task
 
@@ -114,7 +120,7 @@ def resolve(config: Config, task: Task) -> Config:
     if config.detector == "contours":
         update["contours"] = resolved_contours(config.contours, shown)
     else:
-        update["segmentation"] = resolved(config.segmentation, shown)
+        update["segmentation"] = foreground_alone(resolved(config.segmentation, shown), "the detector of synthetic")
     if config.refine:
         targets = [sample.image for sample in task.samples]
         update["refinement"] = resolved_refinement(config.refinement, _source(config, task), targets, task.seed)

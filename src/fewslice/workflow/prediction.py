@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING
 from fewslice import io
 from fewslice.errors import InputError, PartialError
 from fewslice.files import append_line
-from fewslice.workflow.common import Listener, check_outputs, find_model, voxel_factor
+from fewslice.workflow.common import Listener, check_outputs, find_model, open_engine, voxel_factor
 
 if TYPE_CHECKING:
     import torch
 
     from fewslice.blocks.cluster import SlurmConfig
-    from fewslice.blocks.engine import Engine
     from fewslice.blocks.preflight import Estimate
     from fewslice.blocks.verify import Verification
     from fewslice.model import Model
@@ -115,7 +113,7 @@ def predict(
     )  # fmt: skip
     model, run_folder, model_folder = requests.model, requests.run_folder, requests.model_folder
     failed = 0
-    with _engine(workers, scheduler, slurm, requests.device) as engine:
+    with open_engine(workers, scheduler, slurm, device=requests.device.type) as engine:
         for volume, source, factor, target in requests.items:
             with Watch(volume.source, listener) as watch:
                 prediction = predict_volume(
@@ -200,12 +198,12 @@ def estimate_prediction(
 
 
 def verify(store: str | Path, *, repair: bool = False, listener: Listener | None = None) -> Verification:
-    """Check that everything a store's marks say was written is there and as it was written.
+    """Check that everything that was marked as written is there and as it was written.
 
     Parameters
     ----------
     store
-        ``OUT.ome.zarr`` of predict, finished or not.
+        ``OUT.ome.zarr`` of predict and segment, finished or not; the folder of mesh; ``OUT.objects.csv`` of measure.
     repair
         Take back the marks of damaged blocks, so that the command that made the store makes these again.
     listener
@@ -276,25 +274,6 @@ def _requests(
         factor = voxel_factor(volume.source, volume.voxel_size_um, model.voxel_size_um, resample=resample)
         items.append((volume, source, factor, target))
     return _Requests(model, used_device, run_folder, model_folder, items)
-
-
-@contextmanager
-def _engine(
-    workers: int | None, scheduler: str | None, slurm: SlurmConfig | None, device: torch.device
-) -> Iterator[Engine | None]:
-    """Yield what computes blocks: this process, or workers of a cluster for the duration."""
-    if scheduler is not None and (workers is not None or slurm is not None):
-        raise InputError("--scheduler names workers that run already; leave --workers and --slurm out")
-    if workers is None and scheduler is None and slurm is None:
-        yield None
-        return
-    import torch
-
-    from fewslice.blocks.cluster import connect
-
-    local_gpus = torch.cuda.device_count() if device.type == "cuda" and slurm is None else 0
-    with connect(workers=workers, scheduler=scheduler, slurm=slurm, gpus=local_gpus) as engine:
-        yield engine
 
 
 def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
