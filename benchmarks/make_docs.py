@@ -17,7 +17,7 @@ from typing import Any
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import continuity, em, planning, sparsity, speed
+from benchmarks import continuity, em, planning, sparsity, speed, synthesis, synthesis_tables
 from benchmarks.arms import ARMS
 from benchmarks.cells import RESULTS, ROOT, current, read_failures, read_results
 from benchmarks.figures import draw_alpha, draw_cost, draw_sparsity
@@ -113,26 +113,41 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     planned = current(read_results("planning", results=results), planning.again)
     planned_tier = "full" if any(r["cell"]["config"]["tier"] == "full" for r in planned) else "quick"
     plans = Series([r for r in planned if r["cell"]["config"]["tier"] == planned_tier])
+    drawn = current(read_results("synthesis", results=results), synthesis.again)
+    drawn_tier = "full" if any(r["cell"]["config"].get("tier") == "full" for r in drawn) else "quick"
+    simulated = Series([r for r in drawn if r["cell"]["config"].get("tier", drawn_tier) == drawn_tier])
     trials = read_results("sparsity_trials", results=results)
     tiers = [tier for tier in ("full", "quick") if any(r["cell"]["config"]["tier"] == tier for r in loaded)]
     main_tier = tiers[0] if tiers else "full"
     main = Series([r for r in loaded if r["cell"]["config"]["tier"] == main_tier])
-    parts = [_INTRODUCTION, _targets(main, em_series, speed_series, along_z, plans, main_tier), _CAVEATS]
+    targets = _targets(main, em_series, speed_series, along_z, plans, simulated, main_tier)
+    parts = [_INTRODUCTION, targets, _CAVEATS]
     for tier in tiers:
         series = Series([r for r in loaded if r["cell"]["config"]["tier"] == tier])
         parts.append(_comparison(series, tier, figures))
-    parts += [_em(em_series), _continuity(along_z), _planning(plans, planned_tier), _speed(speed_series)]
+    parts += [_em(em_series), _continuity(along_z), _planning(plans, planned_tier)]
+    parts += [synthesis_tables.section(simulated, drawn_tier, _devices), _speed(speed_series)]
     parts.append(_trials(trials, read_results("sparsity", results=results)))
     parts.append(_attempts())
     parts.append(_missing(results))
     return "\n".join(part for part in parts if part)
 
 
-def _targets(main: Series, em_series: Series, speed_series: Series, along_z: Series, plans: Series, tier: str) -> str:
+def _targets(
+    main: Series,
+    em_series: Series,
+    speed_series: Series,
+    along_z: Series,
+    plans: Series,
+    simulated: Series,
+    tier: str,
+) -> str:
     said = {True: "yes", False: "**no**", None: "not measured yet"}
     rows = [
         [line.what, line.target, line.measured, said[line.reached], f"`{line.command}`"]
-        for line in outcomes(main, em_series, speed_series, tier, continuity=along_z, planning=plans)
+        for line in outcomes(
+            main, em_series, speed_series, tier, continuity=along_z, planning=plans, synthesis=simulated
+        )
     ]
     text = f"Recipe version {sparsity.RECIPE}, {tier} budgets. "
     text += "A line of the comparison counts as measured from five draws on.\n"
@@ -480,7 +495,7 @@ def _attempts() -> str:
 def _missing(results: Path) -> str:
     failures = [
         f
-        for name in ("sparsity", "em", "continuity", "planning", "speed")
+        for name in ("sparsity", "em", "continuity", "planning", "synthesis", "speed")
         for f in read_failures(name, results=results)
     ]
     if not failures:

@@ -22,7 +22,17 @@ import numpy.typing as npt
 from benchmarks.cells import data_identity
 from fewslice.metrics.intervals import Interval
 
-__all__ = ["SETS", "ImageSet", "f1_interval", "labelled", "read_predictions", "read_set", "score"]
+__all__ = [
+    "SETS",
+    "ImageSet",
+    "draws_of",
+    "f1_interval",
+    "f1_text",
+    "labelled",
+    "read_predictions",
+    "read_set",
+    "score",
+]
 
 Array = npt.NDArray[Any]
 Result = Mapping[str, Any]
@@ -203,7 +213,8 @@ def f1_interval(ours: Sequence[Result], theirs: Sequence[Result] = (), *, seed: 
     ours
         Results with ``found`` as of :func:`score`: one for each set and draw.
     theirs
-        Of another arm; what is given is then ours − theirs, over the draws that both have of every set.
+        Of another arm; what is given is then ours − theirs, over the draws that both have of every set. A single draw
+        without a budget, of an arm that does not train, stands beside all of ours.
     seed
         Of the bootstrap.
 
@@ -212,9 +223,10 @@ def f1_interval(ours: Sequence[Result], theirs: Sequence[Result] = (), *, seed: 
     Interval or None
         95 %; `count` is the number of true objects. None where no draw has all sets.
     """
-    both = [*ours, *theirs]
-    sets = sorted({str(result["cell"]["setting"]) for result in both})
+    sets = sorted({str(result["cell"]["setting"]) for result in (*ours, *theirs)})
     sides = [_by_draw(side, sets) for side in (ours, theirs) if side]
+    if len(sides) == 2 and not any(result["cell"]["budget"] for result in theirs) and 0 in sides[1]:
+        sides[1] = dict.fromkeys(sides[0], sides[1][0])
     draws = sorted(set.intersection(*(set(side) for side in sides))) if sides else []
     if not draws:
         return None
@@ -230,6 +242,20 @@ def f1_interval(ours: Sequence[Result], theirs: Sequence[Result] = (), *, seed: 
             drawn += sign * 2 * tp / (total + tp + rng.poisson(false, _RESAMPLES)) / len(draws)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(float(value), float(low), float(high), total, 0.95, "bootstrap")
+
+
+def draws_of(results: Sequence[Result]) -> int:
+    """Count the draws that have all sets that occur."""
+    sets = sorted({str(result["cell"]["setting"]) for result in results})
+    return len(_by_draw(results, sets))
+
+
+def f1_text(interval: Interval | None, *, sign: bool = False) -> str:
+    """Write ``0.61 (0.57 to 0.65)``; ``–`` where there is nothing."""
+    if interval is None or interval.low is None or interval.high is None:
+        return "–"
+    mean, low, high = (f"{value:{'+' if sign else ''}.3f}" for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} ({low} to {high})"
 
 
 def _by_draw(results: Sequence[Result], sets: Sequence[str]) -> dict[int, tuple[npt.NDArray[np.float64], int]]:

@@ -78,11 +78,11 @@ DRAWS = 3
 
 BUDGETS: dict[str, dict[str, dict[str, int]]] = {
     "quick": {
-        "nissl_123": {"refine": 2400, "pretrain": 450, "fine_tune": 200},
-        "nissl_0": {"refine": 2400, "pretrain": 450, "fine_tune": 200},
-        "nuclei": {"refine": 1600, "pretrain": 450, "fine_tune": 200},
-        "neurons": {"refine": 1200, "pretrain": 400, "fine_tune": 200},
-        "new_stain": {"first": 450, "then": 120},
+        "nissl_123": {"refine": 700, "pretrain": 600, "fine_tune": 250},
+        "nissl_0": {"refine": 700, "pretrain": 600, "fine_tune": 250},
+        "nuclei": {"refine": 700, "pretrain": 600, "fine_tune": 250},
+        "neurons": {"refine": 700, "pretrain": 400, "fine_tune": 200},
+        "new_stain": {"first": 600, "then": 150},
     },
     "full": {
         "nissl_123": {"refine": 6000, "pretrain": 3000, "fine_tune": 1000},
@@ -133,7 +133,17 @@ def detector(setting: str, tier: str) -> dict[str, Any]:
             "learning_rate": 0.004,
             "views": 1,
         }
-    return {"patch": [1, 128, 128], "batch_size": 4 if tier == "quick" else 8}
+    return {
+        "network": {"kind": "contour_proposals", "features": 8 if tier == "quick" else 16},
+        "patch": [1, 128, 128],
+        "batch_size": 4 if tier == "quick" else 8,
+        "schedule": {"validations": 5 if tier == "quick" else 10},
+    }
+
+
+def refinement(tier: str) -> dict[str, Any]:
+    """Give the settings of the refiner."""
+    return {"schedule": {"warmup": 0.0, "validations": 7 if tier == "quick" else 20, "patience": 6}}
 
 
 def simulation(setting: str) -> dict[str, Any]:
@@ -187,6 +197,7 @@ def make_cell(setting: str, arm: str, draw: int, labels: int | None = None, tier
         config["images"] = (_VOLUMES if setting == "neurons" else IMAGES)[tier]
         if arm in ("refined", "refined_labelled", "refiner"):
             budget["refine"] = steps["refine"]
+            config["refinement"] = refinement(tier)
         if arm in ("labelled", "all_labelled"):
             budget["alone"] = steps["pretrain"] + steps["fine_tune"]
         else:
@@ -331,7 +342,7 @@ def _pretrained(
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """Put shared images, and for fine-tuning the pretrained network, into a run; give its settings and their cost."""
     shared = _shared_images(cell, context)
-    seconds = json.loads((shared / "seconds.json").read_text(encoding="utf-8"))
+    seconds = {"images": json.loads((shared / "seconds.json").read_text(encoding="utf-8"))["images"]}
     shutil.copytree(shared / "run" / "stages", run / "stages", ignore=shutil.ignore_patterns("pretrain"))
     settings = json.loads((shared / "settings.json").read_text(encoding="utf-8")) | {"images": cell.config["images"]}
     if learns:
@@ -353,18 +364,21 @@ def _shared_images(cell: Cell, context: Context) -> Path:
     refined = "refine" in cell.budget
     name = "segmentation" if cell.setting == "neurons" else "contours"
     made_by = [cell.setting, cell.data, cell.recipe, cell.config["simulation"], cell.config["detector"]]
-    made_by += [cell.config["images"], cell.budget.get("refine"), *device_of(context.device), context.threads]
+    made_by += [cell.config["images"], cell.config.get("refinement"), cell.budget.get("refine")]
+    made_by += [*device_of(context.device), context.threads]
     shared = context.work / "synthesis" / "images" / data_identity(made_by)
     if (shared / "seconds.json").exists():
         return shared
     from fewslice.experiment import read_experiment
 
+    whole = not (shared / "run").exists()  # else what was spent before a kill is not known
     clock = Clock()
     settings = {
         "simulator": "two_photon_neurons" if cell.setting == "neurons" else SETS[cell.setting].simulator,
         "simulation": dict(cell.config["simulation"]),
         "images": cell.config["images"] + _FRESH,
         "refine": refined,
+        "refinement": cell.config.get("refinement", {}),
         name: dict(cell.config["detector"]),
     }
     steps = {"refine": int(cell.budget["refine"])} if refined else {}
@@ -374,7 +388,7 @@ def _shared_images(cell: Cell, context: Context) -> Path:
     resolved = read_experiment(shared / "run" / "experiment.yaml").settings
     (shared / "settings.json").write_text(json.dumps(resolved), encoding="utf-8")
     spent = {"cpu": clock.cpu, "wall": clock.wall}
-    (shared / "seconds.json").write_text(json.dumps({"images": spent}), encoding="utf-8")
+    (shared / "seconds.json").write_text(json.dumps({"images": spent, "whole": whole}), encoding="utf-8")
     return shared
 
 
@@ -466,7 +480,8 @@ def _examine_refiner(cell: Cell, context: Context) -> dict[str, Any]:
     """
     refined = _shared_images(cell, context)
     budget = {stage: count for stage, count in cell.budget.items() if stage != "refine"}
-    simulated = replace(cell, arm="simulated", budget=budget)
+    config = {key: value for key, value in cell.config.items() if key != "refinement"}
+    simulated = replace(cell, arm="simulated", budget=budget, config=config)
     stage = json.loads((refined / "run" / "stages" / "refine" / "result.json").read_text(encoding="utf-8"))
     figures = dict(stage["validation"])
     scores = {
@@ -477,8 +492,11 @@ def _examine_refiner(cell: Cell, context: Context) -> dict[str, Any]:
     for rate in ("precision", "recall"):
         scores[f"pixel_{rate}_simulated"] = figures.pop(f"{rate}_before")
         scores[f"pixel_{rate}_refined"] = figures.pop(f"{rate}_after")
-    seconds = json.loads((refined / "seconds.json").read_text(encoding="utf-8"))["images"]
-    scores |= {"minutes": seconds["wall"] / 60, "cpu_minutes": seconds["cpu"] / 60, "steps": stage["steps"]}
+    spent = json.loads((refined / "seconds.json").read_text(encoding="utf-8"))
+    seconds = spent["images"]
+    scores["steps"] = stage["steps"]
+    if spent["whole"]:
+        scores |= {"minutes": seconds["wall"] / 60, "cpu_minutes": seconds["cpu"] / 60}
     if cell.setting != "neurons":
         for name, own in (("simulated", simulated), ("refined", replace(cell, arm="refined"))):
             scores |= _survival(cell, own, simulated, context, "" if name == "simulated" else "own_")
