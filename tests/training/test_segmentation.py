@@ -58,8 +58,8 @@ def test_networks_for_other_purposes_are_refused() -> None:
             SegmentationConfig(network={"kind": kind})
 
 
-def _task(image: Any, labels: Any, folder: Path, planes: Any = None) -> Task:
-    annotation = from_labels(labels, planes=planes)
+def _task(image: Any, labels: Any, folder: Path) -> Task:
+    annotation = from_labels(labels)
     nothing = np.zeros(labels.shape, bool)
     sample = Sample("s", Volume.from_array(image), annotation)
     return Task([sample], [annotation.annotated], [nothing], (1,), RunFolder(folder), hardware=Hardware(device="cpu"))
@@ -78,7 +78,7 @@ def test_the_halo_is_measured_where_something_is_annotated(tmp_path: Path) -> No
     model = _LongRange(patch=(1, 64, 64))
     middle_only = _task(image, np.zeros_like(labels), tmp_path)
     assert measured_halo(model, middle_only)[1] < 8  # type: ignore[arg-type]
-    task = _task(image, labels, tmp_path, planes=[0])
+    task = _task(image, labels, tmp_path)
     found = measured_halo(model, task)  # type: ignore[arg-type]
     assert found[1] >= 8
 

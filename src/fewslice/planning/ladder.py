@@ -27,7 +27,7 @@ GAP = 3
 FEWEST_PLANES = 4
 _MOST_FOLDS = 4
 _RUNGS = 4
-_KEEP_AT_LEAST = 0.6
+_KEEP_AT_LEAST = 0.5
 """Share of the planes that every fold should train on; where single planes held out leave fewer, slabs are."""
 _SUBSTANTIAL = 0.1
 """A plane with fewer annotated voxels than this share of the fullest one is not counted."""
@@ -157,7 +157,7 @@ def spread_order(planes: Sequence[Plane], generator: np.random.Generator) -> lis
     sample, index = (np.array([getattr(plane, name) for plane in planes]) for name in ("sample", "index"))
     nearest = np.full(len(planes), np.inf)  # distance to the nearest plane taken so far; -1: taken itself
     taken = planes.index(starts[int(generator.integers(len(starts)))])
-    order = []
+    order: list[Plane] = []
     while len(order) < len(planes):
         order.append(planes[taken])
         away = np.where(sample == sample[taken], np.abs(index - index[taken]), np.inf)

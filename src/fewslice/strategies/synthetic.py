@@ -132,7 +132,8 @@ def resolve(config: Config, task: Task) -> Config:
     update: dict[str, Any] = {}
     shown = simulated_task(task, [as_sample(_simulate(config, task, k), task, config.annotates) for k in range(2)])
     if config.detector == "contours":
-        update["contours"] = measured_contours(resolved_contours(config.contours, shown), shown)
+        both = replace(shown, train_masks=[s.annotation.annotated for s in shown.samples if s.annotation is not None])
+        update["contours"] = measured_contours(resolved_contours(config.contours, shown), both)
     else:
         update["segmentation"] = resolved(config.segmentation, shown)
     if config.refine:
@@ -183,7 +184,7 @@ def between(config: Config, task: Task) -> float:
     began = time.perf_counter()
     refine(refiner, small, 0, device=task.hardware.torch_device())
     share = math.prod(config.simulation["shape"]) / math.prod(small.shape)
-    return seconds + config.images * share * (time.perf_counter() - began)
+    return float(seconds + config.images * share * (time.perf_counter() - began))
 
 
 def check(config: Config, task: Task) -> None:

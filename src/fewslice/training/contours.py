@@ -412,7 +412,7 @@ def _matched(
     whole = np.bincount(small.ravel())
     category = np.ones(len(whole), dtype=np.uint8)
     for identity, number in renumbered.items():
-        category[number] = class_by_id.get(identity, 1)
+        category[int(number)] = class_by_id.get(int(identity), 1)
     area = np.bincount(small[known], minlength=len(whole))
     free = 2 * area >= np.maximum(whole, 1)
     free[0] = False

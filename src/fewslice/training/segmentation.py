@@ -485,7 +485,7 @@ def _telling_block(task: Task, extent: Sequence[int], divisor: Triple) -> tuple[
     first = task.samples[0].image
     core = [min(n, e) for n, e in zip(first.shape, extent, strict=True)]
     start = [(n - c) // 2 // d * d for n, c, d in zip(first.shape, core, divisor, strict=True)]
-    most, image, block = 0, first, Box(start, [a + c for a, c in zip(start, core, strict=True)])
+    most, image, block = 0, first, Box(tuple(start), tuple(a + c for a, c in zip(start, core, strict=True)))
     for sample in task.samples:
         if sample.annotation is None:
             continue
@@ -499,5 +499,5 @@ def _telling_block(task: Task, extent: Sequence[int], divisor: Triple) -> tuple[
             corner = [s[i] for s, i in zip(starts, np.unravel_index(counts.argmax(), counts.shape), strict=True)]
             # as large as elsewhere at the far borders, too
             corner = [max(0, min(a, n - e)) // d * d for a, n, e, d in zip(corner, shape, extent, divisor, strict=True)]
-            block = Box(corner, [a + e for a, e in zip(corner, extent, strict=True)])
+            block = Box(tuple(corner), tuple(a + e for a, e in zip(corner, extent, strict=True)))
     return image, block.clip(image.shape)
