@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,12 @@ def test_the_halo_is_measured_where_something_is_annotated(tmp_path: Path) -> No
     """
     draw = np.random.default_rng(0)
     labels = np.zeros((1, 192, 192), np.uint8)
-    labels[0, 130:190, 2:62] = 1
+    labels[0, 150:190, 2:42] = 1
     image = np.where(labels > 0, draw.normal(0, 40, labels.shape), 0).astype(np.float32)
     model = _LongRange(patch=(1, 64, 64))
-    middle_only = _task(image, np.zeros_like(labels), tmp_path)
-    assert measured_halo(model, middle_only)[1] < 8  # type: ignore[arg-type]
     task = _task(image, labels, tmp_path)
+    unlabelled = replace(task, samples=[replace(task.samples[0], annotation=None)])
+    assert measured_halo(model, unlabelled)[1] < 8  # type: ignore[arg-type]
     found = measured_halo(model, task)  # type: ignore[arg-type]
     assert found[1] >= 8
 
