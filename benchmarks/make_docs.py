@@ -17,7 +17,17 @@ from typing import Any
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import continuity, em, instances, planning, scaling, sparsity, speed
+from benchmarks import (
+    continuity,
+    em,
+    instances,
+    planning,
+    scaling,
+    sparsity,
+    speed,
+    synthesis,
+    synthesis_tables,
+)
 from benchmarks.arms import ARMS
 from benchmarks.cells import RESULTS, ROOT, current, read_failures, read_results
 from benchmarks.figures import draw_alpha, draw_cost, draw_sparsity
@@ -115,17 +125,20 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     plans = Series([r for r in planned if r["cell"]["config"]["tier"] == planned_tier])
     counted = Series(current(read_results("instances", results=results), instances.again))
     scaled = Series(current(read_results("scaling", results=results), scaling.again))
+    drawn = current(read_results("synthesis", results=results), synthesis.again)
+    drawn_tier = "full" if any(r["cell"]["config"].get("tier") == "full" for r in drawn) else "quick"
+    simulated = Series([r for r in drawn if r["cell"]["config"].get("tier", drawn_tier) == drawn_tier])
     trials = read_results("sparsity_trials", results=results)
     tiers = [tier for tier in ("full", "quick") if any(r["cell"]["config"]["tier"] == tier for r in loaded)]
     main_tier = tiers[0] if tiers else "full"
     main = Series([r for r in loaded if r["cell"]["config"]["tier"] == main_tier])
-    more = {"continuity": along_z, "planning": plans, "instances": counted, "scaling": scaled}
+    more = {"continuity": along_z, "planning": plans, "instances": counted, "scaling": scaled, "synthesis": simulated}
     parts = [_INTRODUCTION, _targets(main, em_series, speed_series, main_tier, more), _CAVEATS]
     for tier in tiers:
         series = Series([r for r in loaded if r["cell"]["config"]["tier"] == tier])
         parts.append(_comparison(series, tier, figures))
     parts += [_em(em_series), _continuity(along_z), _planning(plans, planned_tier), _instances(counted)]
-    parts += [_speed(speed_series), _scaling(scaled)]
+    parts += [synthesis_tables.section(simulated, drawn_tier, _devices), _speed(speed_series), _scaling(scaled)]
     parts.append(_trials(trials, read_results("sparsity", results=results)))
     parts.append(_attempts())
     parts.append(_missing(results))
@@ -520,7 +533,7 @@ def _attempts() -> str:
 def _missing(results: Path) -> str:
     failures = [
         f
-        for name in ("sparsity", "em", "continuity", "planning", "instances", "speed", "scaling")
+        for name in ("sparsity", "em", "continuity", "planning", "instances", "synthesis", "speed", "scaling")
         for f in read_failures(name, results=results)
     ]
     if not failures:

@@ -31,6 +31,7 @@ from fewslice.training.held_out import HeldOut
 from fewslice.training.signal import fit_signal
 from fewslice.training.stage import Schedule, Stage
 from fewslice.training.task import Task
+from fewslice.volume import Volume
 
 __all__ = [
     "SegmentationConfig",
@@ -81,6 +82,8 @@ class SegmentationConfig(BaseModel):
         Augmentation.
     normalisation
         ``robust``, ``unit``, ``range`` or ``none``; see :class:`fewslice.data.normalisation.Normalisation`.
+    clip
+        Largest norm of the gradient of a step: longer ones are shortened to it; None: they are not.
     views
         Views averaged at prediction: 1, 4, 8 or 16; see :class:`fewslice.model.NetworkStep`.
     outputs
@@ -107,6 +110,7 @@ class SegmentationConfig(BaseModel):
     foreground: float = Field(0.5, ge=0, le=1)
     augment: augmentation.Config = Field(default_factory=augmentation.Config)
     normalisation: Method = "robust"
+    clip: float | None = Field(12.0, gt=0)
     views: Views = 4
     outputs: Outputs | None = None
     boundary_voxels: int = Field(2, ge=1)
@@ -406,7 +410,8 @@ def _supervised_step(
             loss = loss + _of_objects(objects, batch, dice=config.outputs == "boundary")
         stage.optimisers["network"].zero_grad()
         backward(loss)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        if config.clip is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         stage.optimisers["network"].step()
         return {"total": loss}
 
@@ -520,15 +525,15 @@ def finished_model(
 def measured_halo(model: Model, task: Task) -> Triple:
     """Find the smallest halo that changes |p| by at most 0.01 on 99.9 % of the voxels of a training block.
 
-    The reference is the same block with the full receptive field around it, or twice the patch where that is less.
-    Where the image ends before, it is continued by its mirror image: a small image must not make the halo small.
+    The block is the one with most annotated foreground, where there is most to see; the middle of the first sample if
+    nothing is annotated. The reference is the same block with the full receptive field around it, or twice the patch
+    where that is less. Where the image ends before, it is continued by its mirror image: a small image must not make
+    the halo small.
     """
     full = model.receptive_halo
     divisor = model.divisor
-    image = task.samples[0].image
-    core = tuple(min(s, max(p, 2 * d)) for s, p, d in zip(image.shape, model.patch, divisor, strict=True))
-    start = tuple((s - c) // 2 // d * d for s, c, d in zip(image.shape, core, divisor, strict=True))
-    inner = Box(start, tuple(a + c for a, c in zip(start, core, strict=True))).clip(image.shape)
+    extent = [max(p, 2 * d) for p, d in zip(model.patch, divisor, strict=True)]
+    image, inner = _telling_block(task, extent, divisor)
     limit = tuple(min(f, max(2 * p, 32)) for f, p in zip(full, model.patch, strict=True))
 
     def predict(halo: Sequence[int]) -> NDArray[np.float32]:
@@ -544,3 +549,26 @@ def measured_halo(model: Model, task: Task) -> Triple:
         if float((np.abs(predict(halo) - reference) <= 0.01).mean()) >= 0.999:
             return (halo[0], halo[1], halo[2])
     return full
+
+
+def _telling_block(task: Task, extent: Sequence[int], divisor: Triple) -> tuple[Volume, Box]:
+    """Return the block of `extent`, cut where an image ends, with most annotated foreground, and its image."""
+    first = task.samples[0].image
+    core = [min(n, e) for n, e in zip(first.shape, extent, strict=True)]
+    start = [(n - c) // 2 // d * d for n, c, d in zip(first.shape, core, divisor, strict=True)]
+    most, image, block = 0, first, Box(tuple(start), tuple(a + c for a, c in zip(start, core, strict=True)))
+    for sample in task.samples:
+        if sample.annotation is None:
+            continue
+        counts = (sample.annotation.labels > 0) & sample.annotation.annotated
+        shape = counts.shape
+        starts = [range(0, n, max(d, e // d * d)) for n, e, d in zip(shape, extent, divisor, strict=True)]
+        for axis, of_axis in enumerate(starts):
+            counts = np.add.reduceat(counts, list(of_axis), axis=axis, dtype=np.int64)
+        if counts.max() > most:
+            most, image = int(counts.max()), sample.image
+            corner = [s[i] for s, i in zip(starts, np.unravel_index(counts.argmax(), counts.shape), strict=True)]
+            # as large as elsewhere at the far borders, too
+            corner = [max(0, min(a, n - e)) // d * d for a, n, e, d in zip(corner, shape, extent, divisor, strict=True)]
+            block = Box(tuple(corner), tuple(a + e for a, e in zip(corner, extent, strict=True)))
+    return image, block.clip(image.shape)
