@@ -523,6 +523,10 @@ def info(path: Annotated[str, typer.Argument(help="A volume.")], axes: Axes = No
 def convert(
     source: Annotated[str, typer.Argument(help="A volume.")],
     target: Annotated[str, typer.Argument(help="Where to; the name says the format: .ome.zarr, .tif, .h5:dataset.")],
+    like: Annotated[str | None, typer.Option(help="For outlines: the image they were drawn on.")] = None,
+    label_kind: Annotated[
+        str | None, typer.Option("--label-kind", help="For outlines: instances numbers them; else their group.")
+    ] = None,
     axes: Axes = None,
     channels: Channels = None,
     voxel_size_um: Voxel = None,
@@ -538,6 +542,8 @@ def convert(
     written = workflow.convert(
         source,
         target,
+        like=like,
+        kind=_label_kind(label_kind),
         axes=axes,
         channels=_integers(channels, "--channels"),
         voxel_size_um=_voxel(voxel_size_um),
