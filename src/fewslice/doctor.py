@@ -82,7 +82,7 @@ def _memory() -> Finding:
 def _threads() -> Finding:
     import torch
 
-    from fewslice.workflow import available_cores
+    from fewslice.workflow.common import available_cores
 
     cores = available_cores()
     threads = torch.get_num_threads()

@@ -15,7 +15,6 @@ from hypothesis.extra import numpy as hnp
 from fewslice.errors import InputError
 from fewslice.morphology import (
     interpolate_contours,
-    interpolate_probability,
     interpolate_signed_distance,
     interpolation,
 )
@@ -58,9 +57,9 @@ def test_what_stands_on_planes_that_are_not_annotated_does_not_count(draw: Draw)
     labels = draw("""
         ##......  ########  ........  ....####  ######..
     """)
-    for fill in (interpolate_signed_distance, interpolate_probability):
-        blank = labels & on(0, 4, depth=5)[:, None, None]
-        assert (fill(labels, on(0, 4, depth=5)) == fill(blank, on(0, 4, depth=5))).all()
+    known = on(0, 4, depth=5)
+    blank = labels & known[:, None, None]
+    assert (interpolate_signed_distance(labels, known) == interpolate_signed_distance(blank, known)).all()
 
 
 def test_on_a_tie_the_lower_label_wins(draw: Draw) -> None:
@@ -131,30 +130,6 @@ def test_scipy_gives_the_same(ends: np.ndarray, pixel: tuple[float, float]) -> N
     assert np.allclose(with_edt, with_scipy, rtol=1e-5)
 
 
-@some
-@given(hnp.arrays(np.bool_, (2, 7, 8)), st.integers(1, 5), st.sampled_from([0.3, 1.0, 20.0]))
-def test_probability_says_what_the_mask_says(ends: np.ndarray, gap: int, softness: float) -> None:
-    masks = np.zeros((gap + 3, 7, 8), dtype=bool)
-    masks[1], masks[-2] = ends
-    known = on(1, gap + 1, depth=gap + 3)
-    probability = interpolate_probability(masks, known, softness=softness)
-    assert probability.dtype == np.float32
-    assert ((probability > 0.5) == interpolate_signed_distance(masks, known)).all()
-    assert (probability[known] == masks[known]).all()
-    assert 0 <= probability.min() <= probability.max() <= 1
-
-
-def test_probability_by_hand() -> None:
-    masks = np.zeros((3, 1, 4), dtype=bool)
-    masks[[0, 2], 0, :2] = True
-    known = on(0, 2, depth=3)
-    expected = 1 / (1 + np.exp(-np.array([2, 1, -1, -2])))
-    assert np.allclose(interpolate_probability(masks, known)[1, 0], expected)
-    micrometres = interpolate_probability(masks, known, (1, 0.5, 0.25), softness=0.25)
-    assert np.allclose(micrometres[1, 0], expected)
-    assert np.allclose(interpolate_probability(masks, known, softness=2)[1, 0, 0], 1 / (1 + np.exp(-1)))
-
-
 # --- contours ---------------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +191,7 @@ def test_without_itk_the_message_says_what_to_install(monkeypatch: pytest.Monkey
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fill", [interpolate_signed_distance, interpolate_probability, interpolate_contours])
+@pytest.mark.parametrize("fill", [interpolate_signed_distance, interpolate_contours])
 def test_labels_that_do_not_fit_are_refused(fill: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
     masks = squares(3, (0, 1, 1))
     with pytest.raises(InputError, match=r"labels must be bool or integer.*float32"):
@@ -233,11 +208,6 @@ def test_settings_that_cannot_be_are_refused() -> None:
     masks = squares(3, (0, 1, 1))
     with pytest.raises(InputError, match="voxel size"):
         interpolate_signed_distance(masks, on(0, depth=3), (1, 1, 0))
-    for softness in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="softness must be a length above 0"):
-            interpolate_probability(masks, on(0, depth=3), softness=softness)
-    with pytest.raises(InputError, match="one class, a bool mask, got uint8"):
-        interpolate_probability(masks.astype(np.uint8), on(0, depth=3))
     for value in (-1, 256):
         labels = masks.astype(np.int16)
         labels[0, 0, 0] = value

@@ -146,3 +146,44 @@ def test_instance_norm_is_independent_of_gain() -> None:
     x = torch.randn(1, 1, 8, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(network(10 * x), network(x), rtol=1e-3, atol=1e-3)
+
+
+# --- a 3D network that begins as a 2D one ---
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "none"])
+@pytest.mark.parametrize("skips", ["add", "concatenate"])
+@pytest.mark.parametrize("upsampling", ["nearest", "transposed"])
+def test_inflated_it_says_of_each_plane_what_the_2d_network_says(norm: str, skips: str, upsampling: str) -> None:
+    """Whatever the layers; running means included. Instance normalisation alone sees the planes together."""
+    torch.manual_seed(0)
+    common = {"features": 4, "depth": 3, "norm": norm, "skips": skips, "upsampling": upsampling}
+    flat = unet.build(unet.Config(dims=2, **common), 2, 3)
+    for _ in range(3):
+        flat(torch.randn(4, 2, 16, 16) + 1)
+    deep = unet.Config(dims=3, pooling=((1, 2, 2), (1, 2, 2)), kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)), **common)
+    network = unet.build(deep, 2, 3)
+    network.load_state_dict(unet.inflated(flat.state_dict(), deep))
+    flat.eval()
+    network.eval()
+    image = torch.randn(1, 2, 1 if norm == "instance" else 5, 16, 16)
+    with torch.no_grad():
+        planes = torch.stack([flat(image[:, :, z]) for z in range(image.shape[2])], dim=2)
+        torch.testing.assert_close(network(image), planes, rtol=1e-4, atol=1e-5)
+
+
+def test_inflated_it_can_look_along_z_from_then_on() -> None:
+    """The outer planes of the kernels are 0 but get gradients."""
+    flat, deep = unet.build(unet.Config(dims=2, features=4, depth=2), 1, 2), unet.Config(dims=3, features=4, depth=2)
+    network = unet.build(deep, 1, 2)
+    network.load_state_dict(unet.inflated(flat.state_dict(), deep))
+    network(torch.randn(1, 1, 4, 8, 8)).square().sum().backward()
+    kernel = network.down[0][0].weight
+    assert kernel.shape[2] == 3 and not kernel[:, :, [0, 2]].any() and kernel.grad[:, :, [0, 2]].abs().min() > 0
+
+
+@pytest.mark.parametrize("other", [{"features": 8}, {"depth": 4}, {"norm": "none"}, {"skips": "concatenate"}])
+def test_networks_that_differ_are_not_inflated(other: dict[str, Any]) -> None:
+    flat = unet.build(unet.Config(dims=2, features=4, depth=3), 1, 2)
+    with pytest.raises(InputError, match="cannot begin as this 2D one"):
+        unet.inflated(flat.state_dict(), unet.Config(**{"dims": 3, "features": 4, "depth": 3} | other))

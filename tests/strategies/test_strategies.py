@@ -330,6 +330,54 @@ def test_unlabelled_volumes_get_pseudo_labels(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_array_equal(stored, labelled.pseudo_labels.read())
 
 
+def test_interpolation_alone_needs_no_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole budget is the student's; a second, unlabelled volume brings the teacher back."""
+    seen = _seen(monkeypatch)
+    experiment = _experiment("pseudo_labels", settings={"sources": ["signed_distance"]}, validation="none")
+    config: Any = strategy_config(experiment)
+    shares = {
+        len(samples): {name: share for name, (share, _) in stages.items()}
+        for samples in ([_sample()], [_sample(), _unlabelled()])
+        for task in [_task(samples, tmp_path / "asked")]
+        for stages in [pseudo_labels.stages(pseudo_labels.resolve(config, task), task)]
+    }
+    assert shares == {1: {"student": 1}, 2: {"teacher": 0.35, "student": 0.65}}
+    _train(experiment, [_sample()], tmp_path / "run")
+    ((volume,),) = seen
+    inferred = volume.pseudo_labels.read()[0]
+    assert set(np.unique(inferred)) == {0, 255} and (inferred[1:11:2] > 0).any()
+    np.testing.assert_array_equal(inferred[1:11:2], np.where(_labels()[1:11:2] > 0, 255, 0))
+    assert sorted(p.name for p in (tmp_path / "run/stages").iterdir()) == ["student"]
+
+
+def test_a_student_that_begins_as_its_teacher(tmp_path: Path) -> None:
+    """After no more than tiny steps it says what its teacher says; its levels are the teacher's."""
+    network = {"network": {"features": 4, "depth": 2, "norm": "none"}}  # running means would move
+    settings = {"start": "teacher", "teacher": FLAT | network, "student": DEEP | network | {"learning_rate": 1e-9}}
+    experiment = _experiment("pseudo_labels", settings=settings, validation="none")
+    model = _train(experiment, [_sample()], tmp_path)
+    teacher = io.open_volume(tmp_path / "stages/teacher/predicted/000.ome.zarr").read()[0]
+    student = np.rint(255 * model.probabilities(_sample().image.read())[0])
+    assert np.abs(student - teacher).max() <= 3 and teacher.max() > 150
+    found = model.steps[0].network
+    assert found["dims"] == 3 and found["pooling"] == [[1, 2, 2]] and found["kernels"] == [[1, 3, 3], [3, 3, 3]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student": DEEP | {"network": {"features": 8, "depth": 2}}}, "cannot begin as this 2D one"),
+        ({"student": DEEP | {"normalisation": "unit"}}, "needs one normalisation"),
+        ({"teacher": FLAT | {"network": {"kind": "cnn_2d"}}}, "both unet"),
+        ({"sources": ["signed_distance"]}, "add it to sources"),
+    ],
+)
+def test_a_student_that_cannot_begin_as_its_teacher(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        _train(_experiment("pseudo_labels", settings={"start": "teacher"} | changes), [_sample("0:12")], tmp_path)
+    assert not (tmp_path / "stages").exists()
+
+
 def test_held_out_voxels_are_hidden_from_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly the held-out planes; their pseudo-labels count no more than their truth."""
     seen = _seen(monkeypatch)

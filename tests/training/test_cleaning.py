@@ -12,10 +12,11 @@ import pytest
 from fewslice import io, morphology
 from fewslice.annotation import from_labels
 from fewslice.data.samples import Sample
+from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.training import cleaning
 from fewslice.training.cleaning import clean_samples, known_planes
-from fewslice.training.consensus import agree, fading, interpolate_sample
+from fewslice.training.consensus import agree, annotated_whole, fading, interpolate_sample
 from fewslice.training.fit import Hardware
 from fewslice.training.run_folder import RunFolder
 from fewslice.training.task import Task
@@ -159,10 +160,24 @@ def test_what_is_not_annotated_on_an_annotated_plane_is_as_predicted(method: Any
     if method is None:
         found = clean_samples([p], task, "segment", SIZES, 0.5)[0].read()[0]
     else:
-        found = interpolate_sample(task.samples[0], part, 0, p, 0.5, method).read()[0]
+        found = interpolate_sample(task.samples[0], part, 0, 1, method, p, 0.5).read()[0]
     truth = _truth() == 1
     assert (found[[0, 3, 6, 8]] == np.where(truth[[0, 3, 6, 8]], 255, 0)).all()
     assert _dice((found > 0)[away], truth[away]) > 0.9
+    assert not annotated_whole(part, 0)
+    if method is not None:
+        with pytest.raises(InputError, match="annotated in part; give what is predicted"):
+            interpolate_sample(task.samples[0], part, 0, 1, method)
+
+
+def test_planes_are_annotated_whole_or_not() -> None:
+    """Along the axis that is asked for; nothing annotated is not whole."""
+    mask = np.zeros((3, 4, 4), bool)
+    assert not annotated_whole(mask, 0) and not annotated_whole(None, 0)
+    mask[1] = True
+    assert annotated_whole(mask, 0) and not annotated_whole(mask, 1)
+    mask[2, :, :3] = True
+    assert not annotated_whole(mask, 0)
 
 
 def test_masks_of_classes_follow_the_rule_of_the_segmentation(tmp_path: Path) -> None:
@@ -235,8 +250,7 @@ def test_interpolation_fills_the_planes_between(axis: int, method: Any, tmp_path
     task = _task(tmp_path, axis, classes=2)
     (mask,) = task.train_masks
     assert mask is not None
-    nothing = Volume.from_array(np.zeros((2, *mask.shape), np.uint8))
-    found = np.moveaxis(interpolate_sample(task.samples[0], mask, axis, nothing, 0.5, method).read(), 1 + axis, 1)
+    found = np.moveaxis(interpolate_sample(task.samples[0], mask, axis, 2, method).read(), 1 + axis, 1)
     truth = _truth()
     for k in (1, 2):
         assert (found[k - 1, [0, 3, 6, 8]] == np.where(truth[[0, 3, 6, 8]] == k, 255, 0)).all()

@@ -21,7 +21,6 @@ from fewslice.morphology.continuity import (
 )
 from fewslice.morphology.interpolation import (
     interpolate_contours,
-    interpolate_probability,
     interpolate_signed_distance,
 )
 
@@ -37,7 +36,6 @@ __all__ = [
     "fill_supported",
     "in_pixels",
     "interpolate_contours",
-    "interpolate_probability",
     "interpolate_signed_distance",
     "keep_bracketed",
     "keep_supported",

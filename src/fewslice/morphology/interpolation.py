@@ -3,7 +3,7 @@
 - :func:`interpolate_signed_distance`: shape-based interpolation. Each annotated plane becomes a map of signed distances
   to the border, maps of two planes are mixed linearly, and what lies inside the mixed border is foreground (Raya and
   Udupa, IEEE Trans. Med. Imaging 1990; Herman et al., IEEE Comput. Graph. Appl. 1992). Several classes: the deepest
-  wins. :func:`interpolate_probability` makes a probability of the same distance.
+  wins.
 - :func:`interpolate_contours`: morphological contour interpolation (Albu et al., IEEE Trans. Biomed. Eng. 2008), as ITK
   implements it (Zukić et al., Insight Journal 2016). Regions that overlap are matched and morphed one into the other,
   branches taper. Needs the extra ``fewslice[interpolation]``.
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.special import expit
 
 from fewslice.errors import InputError
 from fewslice.morphology.components import Mask
@@ -35,7 +34,7 @@ try:
 except ImportError:  # SciPy does the same, about five times slower
     edt = None
 
-__all__ = ["interpolate_contours", "interpolate_probability", "interpolate_signed_distance"]
+__all__ = ["interpolate_contours", "interpolate_signed_distance"]
 
 Labels = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -82,46 +81,6 @@ def interpolate_signed_distance(labels: Labels, known: Mask, voxel_size_um: Sequ
     result[known] = labels[known]
     for z, depths in _between(labels, known, classes, (y / x, 1.0)):
         result[z] = classes[np.argmax(depths, axis=0)]
-    return result
-
-
-def interpolate_probability(
-    mask: Mask, known: Mask, voxel_size_um: Sequence[float] | None = None, softness: float = 1.0
-) -> Floats:
-    """Give every voxel a probability from its interpolated signed distance.
-
-    Parameters
-    ----------
-    mask
-        Foreground, bool (z, y, x). Only annotated planes are looked at.
-    known, voxel_size_um
-        As in :func:`interpolate_signed_distance`.
-    softness
-        Distance d over which the probability falls from 0.5 to 0.27, 1 / (1 + e), in µm; in pixels where the voxel size
-        is unknown. The probability is 1 / (1 + exp(-distance / d)).
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (z, y, x), 0–1; exactly 0 or 1 on annotated planes, and above 0.5 where
-        :func:`interpolate_signed_distance` says foreground. Behind the last annotated plane, the distances of that.
-        Memory: four bytes per voxel.
-
-    Raises
-    ------
-    InputError
-        If shapes or types do not fit, no plane is annotated, or voxel size or softness are not positive.
-    """
-    _check(mask, known)
-    if mask.dtype != np.bool_:
-        raise InputError(f"probabilities are made from one class, a bool mask, got {mask.dtype}; pass labels == class")
-    if not (math.isfinite(softness) and softness > 0):
-        raise InputError(f"softness must be a length above 0, got {softness}")
-    y, x = _pixel(voxel_size_um)
-    result = np.empty(mask.shape, dtype=np.float32)
-    result[known] = mask[known]
-    for z, (depth,) in _between(mask, known, np.array([True]), (y / x, 1.0)):
-        expit(depth * np.float32(x / softness), out=result[z])
     return result
 
 

@@ -13,7 +13,7 @@ after transposed convolutions 1.9. Strided convolutions are no faster than max p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Self, cast
 
 import torch
@@ -32,6 +32,7 @@ __all__ = [
     "default_kernels",
     "default_pooling",
     "fitted_levels",
+    "inflated",
     "receptive_radius",
 ]
 
@@ -370,6 +371,42 @@ class UNet(nn.Module):
 def build(config: Config, in_channels: int, out_channels: int) -> UNet:
     """Build the U-Net."""
     return UNet(config, in_channels, out_channels)
+
+
+def inflated(weights: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """Turn the weights of a 2D U-Net into those of a 3D one that sees planes one by one, as the 2D one does.
+
+    Each 2D kernel becomes the middle plane of a 3D kernel that is 0 elsewhere. (For video, where neighbours are nearly
+    the same image, Carreira and Zisserman, CVPR 2017, repeat it along the new axis instead.) Where the 3D network does
+    not pool along z its output is that of the 2D network; where it does, neighbouring planes share coarse features.
+
+    Parameters
+    ----------
+    weights
+        State of the 2D network.
+    config
+        Of the 3D network, which has the levels and features of the 2D one.
+
+    Raises
+    ------
+    InputError
+        If a weight has no place in a network of `config`.
+    """
+    first, last = weights["down.0.0.weight"], weights["head.weight"]
+    wanted = UNet(config, first.shape[1], last.shape[0]).state_dict()
+    found: dict[str, Tensor] = {}
+    for name, own in wanted.items():
+        weight = weights.get(name)
+        if weight is not None and weight.ndim == own.ndim - 1 and weight.ndim > 1:
+            flat, weight = weight, torch.zeros(*weight.shape[:2], own.shape[2], *weight.shape[2:])
+            weight[:, :, own.shape[2] // 2] = flat
+        if weight is None or weight.shape != own.shape:
+            raise InputError(
+                f"a 3D U-Net with {config.features} features and {config.depth} levels cannot begin as this 2D one: "
+                f"{name} does not fit; give both the same network settings but for dims"
+            )
+        found[name] = weight
+    return found
 
 
 def receptive_radius(

@@ -23,14 +23,16 @@ from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
 
 from fewslice import morphology as along_z
 from fewslice.data.patches import TrainingVolume, cached
 from fewslice.errors import InputError
 from fewslice.model import Model
+from fewslice.networks import unet
 from fewslice.prediction.samples import predict_samples, seconds_to_predict
 from fewslice.training.cleaning import clean_samples, known_planes
-from fewslice.training.consensus import agree, fading, interpolate_sample
+from fewslice.training.consensus import agree, annotated_whole, fading, interpolate_sample
 from fewslice.training.fit import Fitted
 from fewslice.training.segmentation import (
     SegmentationConfig,
@@ -68,6 +70,10 @@ class Config(BaseModel):
         annotation chooses.
     targets
         ``soft``: the teacher's probabilities; ``hard``: its most probable class.
+    start
+        ``random``: the student's weights are drawn; ``teacher``: it begins as its teacher, whose kernels become the
+        middle planes of the student's. Both are U-Nets then, alike but for `dims` and kernels along z; where the
+        student's pooling is left out, it has the teacher's, so that it says at first what its teacher says.
     teacher_share
         Share of the training budget that the teacher gets.
     anywhere
@@ -92,6 +98,7 @@ class Config(BaseModel):
     student: SegmentationConfig = SegmentationConfig(network={"kind": "unet", "dims": 3})
     alpha: float | tuple[float, ...] | None = None
     targets: Literal["soft", "hard"] = "soft"
+    start: Literal["random", "teacher"] = "random"
     teacher_share: float = Field(0.35, gt=0, lt=1)
     anywhere: float = Field(0.5, ge=0, le=1)
     sources: tuple[Source, ...] = ("teacher",)
@@ -132,8 +139,38 @@ def resolve(config: Config, task: Task) -> Config:
     if alpha is None:
         known = sum(int(mask.sum()) for mask in task.train_masks if mask is not None)
         alpha = balanced_alpha(known, sum(math.prod(sample.image.shape) for sample in task.samples) - known)
-    teacher, student = resolved(config.teacher, task), resolved(config.student, task)
+    teacher = resolved(config.teacher, task)
+    student = resolved(begun_as(config, teacher, task.voxel_size_um), task)
+    if config.start == "teacher":
+        if not needs_teacher(config, task):
+            raise InputError("start=teacher needs a teacher, but every pseudo-label is interpolated; add it to sources")
+        if teacher.normalisation != student.normalisation:
+            raise InputError(
+                f"start=teacher needs one normalisation, got {teacher.normalisation} and {student.normalisation}; "
+                "set teacher.normalisation or student.normalisation"
+            )
+        first_weights(config.model_copy(update={"student": student}), untrained_model(task, teacher))
     return config.model_copy(update={"teacher": teacher, "student": student, "alpha": alpha})
+
+
+def begun_as(
+    config: Config, teacher: SegmentationConfig, voxel_size_um: tuple[float, float, float] | None
+) -> SegmentationConfig:
+    """Return the student's settings; where it begins as its teacher, with the teacher's levels unless it has its own.
+
+    Without pooling along z the student says at first exactly what its teacher says; its kernels see along z where the
+    voxel allows.
+    """
+    network = config.student.network
+    if config.start == "random" or network.get("pooling") is not None or network.get("kernels") is not None:
+        return config.student
+    pooling, flat = teacher.network.get("pooling"), teacher.network.get("kernels")
+    if pooling is None or flat is None:  # no U-Net; refused later
+        return config.student
+    depths = [kernel[0] for kernel in unet.default_kernels(voxel_size_um, pooling)]
+    kernels = [(z, y, x) for z, (_, y, x) in zip(depths, flat, strict=True)]
+    levels = {"depth": len(kernels), "pooling": pooling, "kernels": kernels}
+    return config.student.model_copy(update={"network": network | levels})
 
 
 def balanced_alpha(known: int, others: int) -> float:
@@ -149,20 +186,17 @@ def balanced_alpha(known: int, others: int) -> float:
 
 
 def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], Stage]]]:
-    """Return the teacher and one student per α; refuse to choose α where nothing is held out."""
+    """Return the teacher, if any is needed, and one student per α; refuse to choose α where nothing is held out."""
     if len(config.alphas) > 1 and not task.has_validation:
         raise InputError(
             f"alpha={list(config.alphas)} is to be chosen on held-out annotation, but too little is annotated to hold "
             "any out; give one value or annotate more planes"
         )
-    each = (1 - config.teacher_share) / len(config.alphas)
     known = task.annotated_volumes()
-    out: dict[str, tuple[float, Callable[[], Stage]]] = {
-        "teacher": (
-            config.teacher_share,
-            lambda: segmentation_stage(task, "teacher", config.teacher, known),
-        )
-    }
+    out: dict[str, tuple[float, Callable[[], Stage]]] = {}
+    if needs_teacher(config, task):
+        out["teacher"] = (config.teacher_share, lambda: segmentation_stage(task, "teacher", config.teacher, known))
+    each = (1 - sum(share for share, _ in out.values())) / len(config.alphas)
 
     def student() -> Stage:
         return segmentation_stage(task, "student", config.student, known)
@@ -172,7 +206,18 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
 
 def between(config: Config, task: Task) -> float:
     """Return about how many seconds the teacher takes to label every voxel of every sample."""
-    return seconds_to_predict(untrained_model(task, config.teacher), task)
+    return seconds_to_predict(untrained_model(task, config.teacher), task) if needs_teacher(config, task) else 0.0
+
+
+def needs_teacher(config: Config, task: Task) -> bool:
+    """Whether a network has to say what interpolation alone does not.
+
+    It does not where interpolation is the only source and every sample has planes that are annotated whole.
+    """
+    if "teacher" in config.sources or "morphology" in config.sources:
+        return True
+    axis = task.plane_axis()
+    return not all(annotated_whole(mask, axis) for mask in task.train_masks)
 
 
 def student_name(config: Config, alpha: float) -> str:
@@ -182,9 +227,15 @@ def student_name(config: Config, alpha: float) -> str:
 
 def train(config: Config, task: Task, *, strategy: str = "pseudo_labels") -> Model:
     """Train the teacher, let it label everything, train the student on both."""
-    fitted = task.fit(segmentation_stage(task, "teacher", config.teacher, task.annotated_volumes()))
-    teacher = finished_model(task, config.teacher, fitted, strategy=f"{strategy} teacher")
-    pseudo_labels = agreed(config, task, teacher, predict_samples(teacher, task, "teacher"))
+    if needs_teacher(config, task):
+        fitted = task.fit(segmentation_stage(task, "teacher", config.teacher, task.annotated_volumes()))
+        teacher = finished_model(task, config.teacher, fitted, strategy=f"{strategy} teacher")
+        pseudo_labels = agreed(config, task, teacher.threshold, predict_samples(teacher, task, "teacher"))
+        initial = first_weights(config, teacher)
+    else:
+        task.run.record({"event": "note", "note": "Every pseudo-label is interpolated, so no teacher is trained."})
+        pseudo_labels = agreed(config, task, 0.5, [None] * len(task.samples))
+        initial = None
     students: list[tuple[float, Fitted]] = []
     for alpha in config.alphas:
         volumes = cached(weighted(config, task, pseudo_labels, alpha))
@@ -195,6 +246,7 @@ def train(config: Config, task: Task, *, strategy: str = "pseudo_labels") -> Mod
             volumes,
             targets=config.targets,
             pseudo_share=config.anywhere,
+            initial=initial,
         )
         students.append((alpha, task.fit(stage)))
     alpha, best = max(students, key=lambda s: float(s[1].validation["score"]) if s[1].validation else 0.0)
@@ -202,22 +254,39 @@ def train(config: Config, task: Task, *, strategy: str = "pseudo_labels") -> Mod
     return finished_model(task, config.student, best, strategy=strategy)
 
 
-def agreed(config: Config, task: Task, teacher: Model, predicted: Sequence[Volume]) -> list[Volume]:
+def first_weights(config: Config, teacher: Model) -> dict[str, Tensor] | None:
+    """Return the weights that students begin with; None where they are drawn.
+
+    Raises
+    ------
+    InputError
+        If the student cannot begin as its teacher.
+    """
+    if config.start == "random":
+        return None
+    student = {name: value for name, value in config.student.network.items() if name != "kind"}
+    if not config.student.network["kind"] == teacher.steps[0].network["kind"] == "unet":
+        raise InputError("start=teacher is for a teacher and a student that are both unet; set start=random")
+    return unet.inflated(teacher.networks[0].state_dict(), unet.Config(**student))
+
+
+def agreed(config: Config, task: Task, threshold: float, predicted: Sequence[Volume | None]) -> list[Volume]:
     """Return, for every sample, the mean of the sources; those that need annotated planes where there are some."""
     axis = task.plane_axis()
-    threshold = config.mask_threshold or teacher.threshold
+    threshold = config.mask_threshold or threshold
+    teachers = [p for p in predicted if p is not None]
     cleaned: Sequence[Volume] = ()
     if "morphology" in config.sources:
-        cleaned = clean_samples(predicted, task, "teacher", config.morphology, threshold)
+        cleaned = clean_samples(teachers, task, "teacher", config.morphology, threshold)
     agreements = []
     for index, (sample, mask) in enumerate(zip(task.samples, task.train_masks, strict=True)):
-        found = [predicted[index]] if "teacher" in config.sources else []
+        found = [teachers[index]] if "teacher" in config.sources else []
         found += [cleaned[index]] if cleaned else []
         for method in ("signed_distance", "contours"):
             if method in config.sources and mask is not None and known_planes(mask, sample.image.shape, axis).any():
-                found.append(interpolate_sample(sample, mask, axis, predicted[index], threshold, method))
+                found.append(interpolate_sample(sample, mask, axis, task.classes, method, predicted[index], threshold))
         # without annotated planes there is nothing to interpolate
-        agreements.append(agree(found or [predicted[index]]))
+        agreements.append(agree(found or [teachers[index]]))
     return agreements
 
 

@@ -16,19 +16,26 @@ from numpy.typing import NDArray
 
 from fewslice import morphology
 from fewslice.data.samples import Sample
+from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.model import segment_probabilities
 from fewslice.training.cleaning import MaskProbabilities, known_planes
 from fewslice.training.task import Mask
 from fewslice.volume import Volume, normalise_index
 
-__all__ = ["Interpolation", "agree", "fading", "interpolate_sample"]
+__all__ = ["Interpolation", "agree", "annotated_whole", "fading", "interpolate_sample"]
 
 Interpolation = Literal["signed_distance", "contours"]
 
 
 def interpolate_sample(
-    sample: Sample, mask: Mask, axis: int, predicted: Volume, threshold: float, method: Interpolation
+    sample: Sample,
+    mask: Mask,
+    axis: int,
+    classes: int,
+    method: Interpolation,
+    predicted: Volume | None = None,
+    threshold: float = 0.5,
 ) -> Volume:
     """Fill the planes between annotated ones from the annotation; what is not annotated on those is as predicted.
 
@@ -40,11 +47,13 @@ def interpolate_sample(
         Annotated voxels that training may use, (z, y, x) bool; some plane must be annotated by half, at least.
     axis
         Axis (0, 1, 2 = z, y, x) along which planes are stacked.
-    predicted, threshold
-        (classes, z, y, x) uint8, 0–255 for probabilities 0–1, of the same extent, and where foreground begins. Looked
-        at on planes only of which a part is annotated.
+    classes
+        Classes of foreground.
     method
         ``signed_distance`` or ITK's morphological ``contours``.
+    predicted, threshold
+        (classes, z, y, x) uint8, 0–255 for probabilities 0–1, of the same extent, and where foreground begins. Looked
+        at on planes only of which a part is annotated; not needed where all are annotated whole.
 
     Returns
     -------
@@ -54,7 +63,7 @@ def interpolate_sample(
     Raises
     ------
     InputError
-        If no plane is annotated, or ITK is not installed.
+        If no plane is annotated, one is in part but nothing is predicted, or ITK is not installed.
     """
     assert sample.annotation is not None
     order = (axis, *(a for a in range(3) if a != axis))
@@ -67,6 +76,8 @@ def interpolate_sample(
         )
         unknown = ~mask[box.slices]
         if unknown.any():
+            if predicted is None:
+                raise InputError(f"plane {plane} of {sample.name} is annotated in part; give what is predicted there")
             labels[box.slices][unknown] = segment_probabilities(predicted.read(box), threshold)[unknown]
     labels = labels.transpose(order)
     if method == "signed_distance":
@@ -75,8 +86,16 @@ def interpolate_sample(
     else:
         filled = morphology.interpolate_contours(labels, known)
     back = filled.transpose(np.argsort(order))
-    masks = [Volume.from_array(back == number) for number in range(1, predicted.channels + 1)]
+    masks = [Volume.from_array(back == number) for number in range(1, classes + 1)]
     return Volume(MaskProbabilities(masks), sample.image.voxel_size_um, source=sample.image.source)
+
+
+def annotated_whole(mask: Mask | None, axis: int) -> bool:
+    """Whether some planes along `axis` (0, 1, 2 = z, y, x) are annotated, and those from border to border."""
+    if mask is None or not mask.any():
+        return False
+    others = tuple(a for a in range(3) if a != axis)
+    return bool((mask.any(axis=others) == mask.all(axis=others)).all())
 
 
 def agree(sources: Sequence[Volume]) -> Volume:

@@ -1,0 +1,365 @@
+"""From a prediction to objects: find, measure, mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewslice import io, registry
+from fewslice.errors import InputError, PartialError
+from fewslice.experiment import checked
+from fewslice.workflow.common import Listener, check_outputs, ignore_event
+
+if TYPE_CHECKING:
+    from fewslice.measurement import Source
+
+__all__ = ["measure", "mesh", "segment"]
+
+
+def segment(
+    prediction: str | Path,
+    *,
+    segmenter: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    output: str | Path | None = None,
+    threshold: float | None = None,
+    block: tuple[int, int, int] | None = None,
+    axes: str | None = None,
+    channels: Sequence[int] | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Find the objects of a prediction, stitched across blocks, and write them as its ``labels/instances``.
+
+    Parameters
+    ----------
+    prediction
+        ``OUT.ome.zarr`` from predict; or, for a segmenter that works without a model, an image.
+    segmenter
+        Its kind; by default the one that suits the prediction's outputs.
+    settings
+        Its settings; what is not named has its default.
+    output
+        ``OUT.ome.zarr``, for an image only.
+    threshold
+        Foreground threshold, 0–1; by default the prediction's.
+    block
+        (z, y, x) voxels per block; the objects do not depend on it.
+    axes, channels, voxel_size_um
+        Of an image.
+    overwrite
+        Replace objects that were found with other settings.
+    listener
+        Called with progress events.
+
+    Returns
+    -------
+    dict
+        JSON-safe: ``output``, ``segmenter``, ``settings``, ``threshold``, ``objects``, ``dropped`` (below the smallest
+        size), ``dtype``, ``block``, ``halo``, ``already_finished``.
+
+    Raises
+    ------
+    InputError
+        If the prediction cannot be segmented so, or holds objects that were found otherwise.
+    PartialError
+        If some blocks could not be read; the others are kept.
+    """
+    from fewslice.segmenters import choose_kind
+
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold} must be between 0 and 1")
+    module = None
+    if segmenter is not None:
+        registry.check("segmenters", segmenter)
+        module = registry.load("segmenters", segmenter)
+    from_image = module is not None and hasattr(module, "foreground")
+    if output is not None and not from_image:
+        raise InputError(
+            f"-o {output} is for segmenters that work on an image, such as threshold_watershed; the objects of a "
+            "prediction are written into it, so leave -o out"
+        )
+    if not from_image and (axes is not None or channels is not None or voxel_size_um is not None):
+        raise InputError("--axes, --channels and --voxel-size-um are for images; a prediction states its own")
+
+    from fewslice.instances import open_outputs, segment_store
+
+    def tell(name: str, done: int, blocks: int) -> None:
+        if listener is not None:
+            listener({"event": "block", "pass": name, "image": str(prediction), "done": done, "blocks": blocks})
+
+    if from_image:
+        assert segmenter is not None and module is not None
+        if output is None:
+            raise InputError(f"segmenter {segmenter} works on an image; name the store to make with -o OUT.ome.zarr")
+        if threshold is not None:
+            raise InputError(f"--threshold does not apply to segmenter {segmenter}, which finds its own")
+        config = checked(module.Config, dict(settings or {}), where=f"settings of {segmenter}")
+        target = Path(output)
+        _mask(str(prediction), target, segmenter, config, axes, channels, voxel_size_um, overwrite, listener, tell)
+        stored = open_outputs(target)
+    else:
+        stored = open_outputs(prediction)
+        segmenter = segmenter or choose_kind(stored.outputs)
+        module = registry.load("segmenters", segmenter)
+        config = checked(module.Config, dict(settings or {}), where=f"settings of {segmenter}")
+    if stored.image.voxel_size_um is None and listener is not None:
+        listener({"event": "note", "note": f"{stored.path} has no voxel size, so lengths count in voxels."})
+    if hasattr(module, "segment_store"):
+        said: dict[str, Any] = module.segment_store(config, stored.path, overwrite=overwrite, listener=listener)
+        return said
+    found = segment_store(
+        stored, segmenter, config, threshold=threshold, block=block, overwrite=overwrite, progress=tell
+    )
+    for item, reason in found.failed:
+        if listener is not None:
+            listener({"event": "block_failed", "image": str(stored.path), "block": list(item.index), "reason": reason})
+    if found.failed:
+        raise PartialError(
+            f"{len(found.failed)} blocks could not be segmented; mend {stored.path} and run the same command again"
+        )
+    if found.already_finished and listener is not None:
+        listener({"event": "note", "note": f"{stored.path / 'labels' / 'instances'} is finished; nothing to do"})
+    return {
+        "output": str(found.output),
+        "segmenter": found.segmenter,
+        "settings": found.settings,
+        "threshold": found.threshold,
+        "objects": found.objects,
+        "dropped": found.dropped,
+        "dtype": found.dtype,
+        "block": list(found.block),
+        "halo": list(found.halo),
+        "already_finished": found.already_finished,
+    }
+
+
+def _mask(
+    source: str,
+    target: Path,
+    kind: str,
+    config: Any,
+    axes: str | None,
+    channels: Sequence[int] | None,
+    voxel_size_um: tuple[float, float, float] | None,
+    overwrite: bool,
+    listener: Listener | None,
+    tell: Callable[[str, int, int], None],
+) -> None:
+    """Make the store that a segmenter without a model works on."""
+    from fewslice.instances.from_image import mask_image
+
+    if target.suffix != ".zarr":
+        raise InputError(f"-o {target} must be named like OUT.ome.zarr; choose such a name")
+    path = str(Path(source).absolute())
+    check_outputs([path], [target])
+    image = io.open_volume(path, axes=axes, channels=channels, voxel_size_um=voxel_size_um)
+    if image.axes_note and listener is not None:
+        listener({"event": "note", "note": image.axes_note})
+    facts = {"axes": axes, "channels": channels and list(channels)}
+    outcome = mask_image(image, target, kind, config, attributes=facts, overwrite=overwrite, progress=tell)
+    for item, reason in outcome.failed:
+        if listener is not None:
+            listener({"event": "block_failed", "image": image.source, "block": list(item.index), "reason": reason})
+    if outcome.failed:
+        raise PartialError(
+            f"{len(outcome.failed)} blocks of {image.source} have no mask; mend it and run the same command again"
+        )
+
+
+def measure(
+    path: str | Path,
+    *,
+    labels: str | None = None,
+    image: str | None = None,
+    regions: str | None = None,
+    axes: str | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    block: tuple[int, int, int] | None = None,
+    parquet: bool = False,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Measure and count objects, block by block; see :func:`fewslice.measurement.measure_objects`.
+
+    Parameters
+    ----------
+    path
+        ``OUT.ome.zarr`` with ``labels/instances`` in it, or any label image of objects.
+    labels
+        Name of other labels in the store.
+    image, regions
+        Intensities to measure, and labels of regions to count in, on the same grid.
+    axes
+        What the axes of files that do not state them mean.
+    voxel_size_um
+        z, y, x; by default what the labels state.
+    block
+        (z, y, x) voxels per block.
+    parquet
+        Write ``OUT.objects.parquet`` as well.
+    output
+        ``OUT.objects.csv``; by default beside `path`, named after it.
+    overwrite
+        Replace a measurement of other labels or settings.
+    listener
+        Called with progress events.
+
+    Returns
+    -------
+    dict
+        Counts, densities and settings, as ``OUT.objects.json`` holds them, and ``table``, the CSV file.
+
+    Raises
+    ------
+    InputError
+        If there are no such labels, a shape differs, or the voxel size is unknown.
+    PartialError
+        If some blocks could not be measured; what is done is kept.
+    """
+    from fewslice.measurement import Source, find_prediction, measure_objects
+
+    source, store = _label_source(path, labels, axes)
+    tell = listener or ignore_event
+    measurement = measure_objects(
+        source,
+        Path(output) if output is not None else _sidecar(path, "objects.csv"),
+        voxel_size_um=voxel_size_um,
+        image=Source(image, axes) if image is not None else None,
+        regions=Source(regions, axes) if regions is not None else None,
+        prediction=find_prediction(store) if store is not None else None,
+        block=block,
+        parquet=parquet,
+        overwrite=overwrite,
+        progress=_block_teller(tell, source.path, "measure"),
+    )
+    for item, reason in measurement.outcome.failed:
+        tell({"event": "block_failed", "image": source.path, "block": list(item.index), "reason": reason})
+    if measurement.outcome.failed:
+        raise PartialError(
+            f"{len(measurement.outcome.failed)} blocks could not be measured, so there is no table yet; mend the input "
+            "and run the same command again"
+        )
+    if measurement.already_finished:
+        tell({"event": "note", "note": f"{measurement.table} is finished; nothing to do"})
+    return {"table": str(measurement.table), **measurement.summary}
+
+
+def mesh(
+    path: str | Path,
+    *,
+    labels: str | None = None,
+    objects: Sequence[int] | None = None,
+    classes: Sequence[int] | None = None,
+    kind: str = "glb",
+    axes: str | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    error_um: float | None = None,
+    smoothing: int = 10,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Path:
+    """Write the surfaces of objects or classes; see :func:`fewslice.measurement.meshes.mesh_objects`.
+
+    Parameters
+    ----------
+    path, labels, axes, voxel_size_um
+        As for :func:`measure`.
+    objects
+        Ids; all when None.
+    classes
+        Values of classes whose surfaces are written instead of objects', from ``labels/segmentation``.
+    kind
+        ``glb``, ``ply``, ``stl``, ``obj`` or ``neuroglancer``.
+    error_um
+        How far a simplified surface may lie from the full one; by default half the smallest extent of a voxel.
+    smoothing
+        Rounds of smoothing; 0 keeps the staircase of voxels.
+    output
+        A folder; by default ``OUT.meshes`` beside `path`.
+    overwrite
+        Replace meshes of other labels or settings.
+    listener
+        Called with progress events.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If there are no such labels, objects or classes, the voxel size is unknown, or a library is not installed.
+    """
+    from fewslice.measurement import find_prediction
+    from fewslice.measurement.meshes import mesh_objects
+
+    if classes is not None and (objects is not None or labels is not None):
+        raise InputError("classes are surfaces of their own; give either --class or --objects and --labels")
+    source, store = _label_source(path, "segmentation" if classes is not None else labels, axes)
+    if classes is not None:
+        prediction = find_prediction(store) if store is not None else None
+        if prediction is None:
+            raise InputError(f"{path} is no output of fewslice predict, so it has no classes; give --objects")
+        absent = [c for c in classes if c not in prediction.class_values]
+        if absent:
+            known = ", ".join(map(str, prediction.class_values))
+            raise InputError(f"{path} has no class {absent[0]}; its classes are {known}")
+        objects = [prediction.class_values.index(c) + 1 for c in classes]
+    found = mesh_objects(
+        source,
+        Path(output) if output is not None else _sidecar(path, "meshes"),
+        objects,
+        kind=kind,
+        voxel_size_um=voxel_size_um,
+        error_um=error_um,
+        smoothing=smoothing,
+        table=_sidecar(path, "objects.csv"),
+        prefix="class_" if classes is not None else "",
+        names=classes,
+        overwrite=overwrite,
+        progress=_block_teller(listener or ignore_event, source.path, "mesh"),
+    )
+    if listener is not None and not found.written:
+        listener({"event": "note", "note": f"{found.folder} is finished; nothing to do"})
+    return found.folder
+
+
+def _label_source(path: str | Path, labels: str | None, axes: str | None) -> tuple[Source, Path | None]:
+    """Return the labels that are meant, and the OME-Zarr image they belong to, if any."""
+    from fewslice.measurement import Source
+
+    place = Path(path)
+    if not place.exists() and ":" not in str(path):
+        raise InputError(f"{path} does not exist; check the path")
+    known = [entry["name"] for entry in io.describe(place, axes=axes)["labels"]] if place.is_dir() else []
+    if labels is None and not known and not (place / "labels").is_dir():
+        volume = io.open_labels(path, axes=axes)
+        if "outputs" in volume.attributes:
+            raise InputError(f"{path} holds no labels of objects; make them with fewslice segment first")
+        return Source(str(path), axes), None
+    name = labels or "instances"
+    if name not in known:
+        has = f"its labels are {', '.join(known)}" if known else "it has none"
+        raise InputError(f"{path} has no labels '{name}' ({has}); run fewslice segment first, or choose with --labels")
+    return Source(str(place / "labels" / name)), place
+
+
+def _sidecar(path: str | Path, what: str) -> Path:
+    """Return the name of a file beside an image, or beside the store that the image lies in."""
+    place = Path(str(path).partition(":")[0]).absolute() if not Path(path).exists() else Path(path).absolute()
+    stores = [p for p in (place, *place.parents) if p.suffix.lower() == ".zarr"]
+    outer = stores[-1] if stores else place
+    name = outer.name
+    for ending in (".zarr", ".tiff", ".tif", ".h5", ".hdf5", ".ome"):
+        name = name[: -len(ending)] if name.lower().endswith(ending) else name
+    return outer.with_name(f"{name}.{what}")
+
+
+def _block_teller(tell: Listener, source: str, verb: str) -> Callable[[int, int], None]:
+    return lambda done, blocks: tell({"event": "block", "pass": verb, "image": source, "done": done, "blocks": blocks})
