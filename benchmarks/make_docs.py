@@ -17,7 +17,7 @@ from typing import Any
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import continuity, em, planning, sparsity, speed
+from benchmarks import continuity, em, people, planning, sparsity, speed
 from benchmarks.arms import ARMS
 from benchmarks.cells import RESULTS, ROOT, current, read_failures, read_results
 from benchmarks.figures import draw_alpha, draw_cost, draw_sparsity
@@ -113,11 +113,13 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     planned = current(read_results("planning", results=results), planning.again)
     planned_tier = "full" if any(r["cell"]["config"]["tier"] == "full" for r in planned) else "quick"
     plans = Series([r for r in planned if r["cell"]["config"]["tier"] == planned_tier])
+    painted = Series(current(read_results("people", results=results), people.again))
     trials = read_results("sparsity_trials", results=results)
     tiers = [tier for tier in ("full", "quick") if any(r["cell"]["config"]["tier"] == tier for r in loaded)]
     main_tier = tiers[0] if tiers else "full"
     main = Series([r for r in loaded if r["cell"]["config"]["tier"] == main_tier])
-    parts = [_INTRODUCTION, _targets(main, em_series, speed_series, along_z, plans, main_tier), _CAVEATS]
+    targets = _targets(main, em_series, speed_series, along_z, plans, painted, main_tier)
+    parts = [_INTRODUCTION, targets, _CAVEATS]
     for tier in tiers:
         series = Series([r for r in loaded if r["cell"]["config"]["tier"] == tier])
         parts.append(_comparison(series, tier, figures))
@@ -128,11 +130,13 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _targets(main: Series, em_series: Series, speed_series: Series, along_z: Series, plans: Series, tier: str) -> str:
+def _targets(
+    main: Series, em_series: Series, speed_series: Series, along_z: Series, plans: Series, painted: Series, tier: str
+) -> str:
     said = {True: "yes", False: "**no**", None: "not measured yet"}
     rows = [
         [line.what, line.target, line.measured, said[line.reached], f"`{line.command}`"]
-        for line in outcomes(main, em_series, speed_series, tier, continuity=along_z, planning=plans)
+        for line in outcomes(main, em_series, speed_series, tier, continuity=along_z, planning=plans, people=painted)
     ]
     text = f"Recipe version {sparsity.RECIPE}, {tier} budgets. "
     text += "A line of the comparison counts as measured from five draws on.\n"
@@ -480,7 +484,7 @@ def _attempts() -> str:
 def _missing(results: Path) -> str:
     failures = [
         f
-        for name in ("sparsity", "em", "continuity", "planning", "speed")
+        for name in ("sparsity", "em", "continuity", "planning", "people", "speed")
         for f in read_failures(name, results=results)
     ]
     if not failures:

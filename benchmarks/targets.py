@@ -111,6 +111,7 @@ def outcomes(
     *,
     continuity: Series | None = None,
     planning: Series | None = None,
+    people: Series | None = None,
 ) -> list[Outcome]:
     """Measure every target from what is there.
 
@@ -120,7 +121,7 @@ def outcomes(
         Results of the three benchmarks; `sparsity` of one tier.
     tier
         ``full`` or ``quick``, for the commands.
-    continuity, planning
+    continuity, planning, people
         Results of those benchmarks, `planning` of one tier; None for none.
     """
     quick = " --quick" if tier == "quick" else ""
@@ -131,6 +132,7 @@ def outcomes(
         *_em(em),
         *_continuity(continuity or Series([])),
         *_planning(planning or Series([])),
+        *_people(people or Series([])),
         *_speed(speed),
     ]
 
@@ -370,6 +372,32 @@ def _planning(series: Series) -> list[Outcome]:
         text = "–" if mean is None else f"{mean:{'+' if sign else ''}.3f} ({len(values)})"
         said = test(mean) if mean is not None and len(draws) >= _ENOUGH_SEEDS else None
         lines.append(Outcome(f"budget curve: {what}", target, text, said, f"{command} part=calibration"))
+    return lines
+
+
+def _people(series: Series) -> list[Outcome]:
+    killed = "napari killed 50 times while somebody paints"
+    trains = "napari while a model trains, 99 % of the time: ms until the window answers"
+    checks: list[tuple[str, str, str, str, float, int]] = [
+        ("painting", "longest_lost_s", f"{killed}: longest stretch of painting that is lost, seconds", "≤ 2", 2, 2),
+        ("painting", "earlier_lost", f"{killed}: kills after which something earlier is lost", "0", 0, 0),
+        (
+            "first_model",
+            "actions",
+            "napari: actions of mouse and keyboard from nothing to a first model",
+            "≤ 12",
+            12,
+            0,
+        ),
+        ("first_model", "answers_99_ms", trains, "≤ 100", 100, 0),
+        ("first_model", "busy_99_ms", f"{trains}, processor time of its own thread alone", "≤ 100", 100, 0),
+    ]
+    lines = []
+    for arm, metric, what, target, most, digits in checks:
+        found = series.where(arm=arm, tier="full").interval(metric)
+        reached = found.mean <= most if found is not None else None
+        command = f"python -m benchmarks.people --only {arm}"
+        lines.append(Outcome(what, target, interval_text(found, digits), reached, command))
     return lines
 
 
