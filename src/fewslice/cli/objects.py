@@ -21,7 +21,7 @@ from fewslice.cli.options import (
     read_integers,
     read_voxel_size,
 )
-from fewslice.cli.text import count_table, progress
+from fewslice.cli.text import count_table, progress, say_written
 
 __all__ = ["measure", "mesh", "segment"]
 
@@ -123,6 +123,7 @@ def mesh(
     ] = None,
     smoothing: Annotated[int, typer.Option(min=0, help="Rounds of smoothing; 0 keeps the voxels' steps.")] = 10,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder; by default OUT.meshes.")] = None,
+    as_json: Json = False,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -134,7 +135,7 @@ def mesh(
 
     chosen = read_integers(classes, "--class")
     ids = None if objects == "all" else read_integers(objects, "--objects")
-    with progress(quiet) as listener:
+    with progress(quiet or as_json) as listener:
         folder = workflow.mesh(
             path,
             labels=labels,
@@ -149,4 +150,4 @@ def mesh(
             overwrite=overwrite,
             listener=listener,
         )
-    typer.echo(f"wrote {folder}")
+    say_written(folder, as_json=as_json)
