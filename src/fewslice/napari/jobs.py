@@ -72,13 +72,13 @@ class Command:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         group: dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
+        if sys.platform == "win32":
             group = {"creationflags": subprocess.BELOW_NORMAL_PRIORITY_CLASS}
         self._process = subprocess.Popen(
             list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, encoding="utf-8", errors="replace", **group,
         )  # fmt: skip
-        if os.name != "nt":
+        if sys.platform != "win32":
             with contextlib.suppress(OSError):  # it may have ended already
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _LESS)
         self.output: deque[str] = deque(maxlen=_KEPT_LINES)
