@@ -21,6 +21,7 @@ from benchmarks import (
     continuity,
     em,
     instances,
+    people,
     planning,
     scaling,
     sparsity,
@@ -128,11 +129,19 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     drawn = current(read_results("synthesis", results=results), synthesis.again)
     drawn_tier = "full" if any(r["cell"]["config"].get("tier") == "full" for r in drawn) else "quick"
     simulated = Series([r for r in drawn if r["cell"]["config"].get("tier", drawn_tier) == drawn_tier])
+    painted = Series(current(read_results("people", results=results), people.again))
     trials = read_results("sparsity_trials", results=results)
     tiers = [tier for tier in ("full", "quick") if any(r["cell"]["config"]["tier"] == tier for r in loaded)]
     main_tier = tiers[0] if tiers else "full"
     main = Series([r for r in loaded if r["cell"]["config"]["tier"] == main_tier])
-    more = {"continuity": along_z, "planning": plans, "instances": counted, "scaling": scaled, "synthesis": simulated}
+    more = {
+        "continuity": along_z,
+        "planning": plans,
+        "instances": counted,
+        "scaling": scaled,
+        "synthesis": simulated,
+        "people": painted,
+    }
     parts = [_INTRODUCTION, _targets(main, em_series, speed_series, main_tier, more), _CAVEATS]
     for tier in tiers:
         series = Series([r for r in loaded if r["cell"]["config"]["tier"] == tier])
@@ -533,7 +542,7 @@ def _attempts() -> str:
 def _missing(results: Path) -> str:
     failures = [
         f
-        for name in ("sparsity", "em", "continuity", "planning", "instances", "synthesis", "speed", "scaling")
+        for name in ("sparsity", "em", "continuity", "planning", "instances", "synthesis", "people", "speed", "scaling")
         for f in read_failures(name, results=results)
     ]
     if not failures:

@@ -115,6 +115,7 @@ def outcomes(
     instances: Series | None = None,
     scaling: Series | None = None,
     synthesis: Series | None = None,
+    people: Series | None = None,
 ) -> list[Outcome]:
     """Measure every target from what is there.
 
@@ -124,7 +125,7 @@ def outcomes(
         Results of the three benchmarks; `sparsity` of one tier.
     tier
         ``full`` or ``quick``, for the commands.
-    continuity, planning, instances, scaling, synthesis
+    continuity, planning, instances, scaling, synthesis, people
         Results of those benchmarks, `planning` and `synthesis` of one tier; None for none.
     """
     quick = " --quick" if tier == "quick" else ""
@@ -138,6 +139,7 @@ def outcomes(
         *_instances(instances or Series([])),
         *_scaling(scaling or Series([])),
         *_synthesis(synthesis or Series([])),
+        *_people(people or Series([])),
         *_speed(speed),
     ]
 
@@ -500,6 +502,32 @@ def _synthesis(series: Series) -> list[Outcome]:
         said = test(found.mean) if found is not None else None
         only = f"python -m benchmarks.synthesis --device cpu --threads 2 --only 'speed {arm}'"
         lines.append(Outcome(what, target, interval_text(found, digits), said, only))
+    return lines
+
+
+def _people(series: Series) -> list[Outcome]:
+    killed = "napari killed 50 times while somebody paints"
+    trains = "napari while a model trains, 99 % of the time: ms until the window answers"
+    checks: list[tuple[str, str, str, str, float, int]] = [
+        ("painting", "longest_lost_s", f"{killed}: longest stretch of painting that is lost, seconds", "≤ 2", 2, 2),
+        ("painting", "earlier_lost", f"{killed}: kills after which something earlier is lost", "0", 0, 0),
+        (
+            "first_model",
+            "actions",
+            "napari: actions of mouse and keyboard from nothing to a first model",
+            "≤ 12",
+            12,
+            0,
+        ),
+        ("first_model", "answers_99_ms", trains, "≤ 100", 100, 0),
+        ("first_model", "busy_99_ms", f"{trains}, processor time of its own thread alone", "≤ 100", 100, 0),
+    ]
+    lines = []
+    for arm, metric, what, target, most, digits in checks:
+        found = series.where(arm=arm, tier="full").interval(metric)
+        reached = found.mean <= most if found is not None else None
+        command = f"python -m benchmarks.people --only {arm}"
+        lines.append(Outcome(what, target, interval_text(found, digits), reached, command))
     return lines
 
 

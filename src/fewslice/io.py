@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,11 @@ __all__ = [
     "create_output",
     "describe",
     "is_address",
+    "needs_grid",
     "open_labels",
     "open_output",
     "open_volume",
+    "read_labels",
     "remove_leftovers",
     "save_labels",
     "save_volume",
@@ -118,6 +120,11 @@ def open_volume(
     source = os.fspath(path)
     size = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
     stored = _stored(source)
+    if needs_grid(source):
+        raise InputError(
+            f"{source} holds outlines, not an image; give it as labels, or paint it onto its image with "
+            "fewslice convert --like IMAGE"
+        )
     count = None if channels is not None else expected_channels
     letters, note = resolve_axes(
         stored.axes,
@@ -131,7 +138,26 @@ def open_volume(
     return volume if channels is None else volume.with_channels(channels)
 
 
-def open_labels(path: PathLike, *, axes: str | None = None) -> Volume:
+def needs_grid(path: PathLike) -> bool:
+    """Whether a file holds labels that do not say the extents of their image, such as outlines drawn in ImageJ.
+
+    Parameters
+    ----------
+    path
+        As for :func:`open_labels`, which then needs a `shape`.
+    """
+    source = os.fspath(path)
+    kind = None if is_address(source) else _format_or_none(source)
+    return kind is not None and hasattr(kind, "on_grid")
+
+
+def open_labels(
+    path: PathLike,
+    *,
+    axes: str | None = None,
+    shape: Sequence[int] | None = None,
+    kind: Literal["classes", "instances"] | None = None,
+) -> Volume:
     """Open labels lazily: one channel of integers.
 
     Parameters
@@ -141,13 +167,19 @@ def open_labels(path: PathLike, *, axes: str | None = None) -> Volume:
     axes
         What the axes mean, if the file does not say so; a ``c`` that the labels do not have is ignored, so that the
         image's axes can be given.
+    shape, kind
+        Extents z, y, x of the image, and whether object ids are wanted or classes: only for files for which
+        :func:`needs_grid` is true, others have their own. Those labels are painted in memory, 4 bytes per voxel.
 
     Raises
     ------
     InputError
-        As :func:`open_volume`, and if the values are floating-point numbers or there are several channels.
+        As :func:`open_volume`, and if the values are floating-point numbers or there are several channels, or the file
+        needs a shape and none is given.
     """
     source = os.fspath(path)
+    if needs_grid(source):
+        return _on_grid(source, shape, kind)
     stored = _stored(source)
     shape = stored.array.shape
     if stored.array.dtype.kind not in "ui":
@@ -163,6 +195,61 @@ def open_labels(path: PathLike, *, axes: str | None = None) -> Volume:
             f"{source} has {volume.channels} channels, but labels have one; store the labels as one channel"
         )
     return volume
+
+
+def read_labels(
+    path: PathLike,
+    *,
+    axes: str | None = None,
+    shape: Sequence[int] | None = None,
+    kind: Literal["classes", "instances"] | None = None,
+    planes: Sequence[str] = (),
+    name: str = "",
+) -> npt.NDArray[Any]:
+    """Read labels that are to be annotation; outlines need the planes named that somebody looked at.
+
+    Parameters
+    ----------
+    path, axes, shape, kind
+        As for :func:`open_labels`.
+    planes
+        ``--planes`` as given; only whether there are any matters here.
+    name
+        For messages; the path when empty.
+
+    Returns
+    -------
+    ndarray
+        (z, y, x) integers.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_labels`, and if there are outlines on some planes only and no planes are named: the others may be
+        background or never looked at.
+    """
+    values: npt.NDArray[Any] = open_labels(path, axes=axes, shape=shape, kind=kind).read()[0]
+    if planes or not needs_grid(path):
+        return values
+    drawn = ",".join(str(z) for z in np.flatnonzero(values.any(axis=(1, 2))))
+    if drawn.count(",") + 1 < len(values):
+        raise InputError(
+            f"{name or path} has outlines on planes {drawn} of {len(values)}; expected the annotated planes to be "
+            f"named, since others may be empty or not looked at; pass --planes {drawn}, or --planes 0: for all"
+        )
+    return values
+
+
+def _on_grid(source: str, shape: Sequence[int] | None, kind: Literal["classes", "instances"] | None) -> Volume:
+    """Paint labels that have no extents of their own."""
+    _stored(source)  # says what is missing or empty
+    if shape is None:
+        raise InputError(
+            f"{source} holds outlines, which do not say the extents of their image; convert them first with "
+            "fewslice convert --like IMAGE"
+        )
+    z, y, x = (int(n) for n in shape)
+    return replace(Volume.from_array(_format(source).on_grid(source, (z, y, x), kind)), source=source)
 
 
 def create_output(
@@ -401,6 +488,8 @@ def convert(
     channels: Sequence[int | str] | None = None,
     voxel_size_um: Sequence[float] | None = None,
     is_labels: bool | None = None,
+    like: PathLike | None = None,
+    kind: Literal["classes", "instances"] | None = None,
     ome_version: str = "0.5",
     overwrite: bool = False,
 ) -> Volume:
@@ -414,6 +503,9 @@ def convert(
         As for :func:`open_volume`.
     is_labels
         Whether pyramids take the commonest value instead of the mean; as the source says when None.
+    like, kind
+        For a source that :func:`needs_grid`: the image it was drawn on, whose extents and voxel size it gets and which
+        `axes` is about, and whether object ids are wanted.
     ome_version, overwrite
         As for :func:`save_volume`.
 
@@ -428,9 +520,16 @@ def convert(
         If source and target are the same, and as :func:`open_volume` and :func:`save_volume`.
     """
     origin, destination = os.fspath(source), os.fspath(target)
-    volume = open_volume(origin, axes=axes, channels=channels, voxel_size_um=voxel_size_um)
-    kind = _format_or_none(destination)
-    place = kind.location(destination) if kind is not None else Path(destination)
+    if like is not None and not needs_grid(origin):
+        raise InputError(f"{origin} has extents of its own, so --like {like} means nothing for it; leave it out")
+    if like is not None:
+        image = open_volume(like, axes=axes, voxel_size_um=voxel_size_um)
+        painted = open_labels(origin, shape=image.shape, kind=kind)
+        volume = replace(painted, voxel_size_um=image.voxel_size_um, origin_um=image.origin_um)
+    else:
+        volume = open_volume(origin, axes=axes, channels=channels, voxel_size_um=voxel_size_um)
+    form = _format_or_none(destination)
+    place = form.location(destination) if form is not None else Path(destination)
     if place.exists() and place.resolve() == _format(origin).location(origin).resolve():
         raise InputError(f"{destination} is the source itself; choose another output")
     labels = _stored(origin).is_labels if is_labels is None else is_labels

@@ -77,7 +77,7 @@ def test_arguments_are_those_of_the_experiment(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "fewslice.workflow.train", lambda experiment, output, **k: seen.append((experiment, output)) or output
     )
-    monkeypatch.setattr("fewslice.cli.training.say_trained", lambda folder: None)
+    monkeypatch.setattr("fewslice.cli.training.say_trained", lambda folder, **k: None)
     from fewslice import cli
 
     with pytest.raises(SystemExit) as end:
@@ -245,3 +245,19 @@ def test_every_module_of_the_plugin_is_either_core_or_a_window():
     names = {p.stem for p in Path(fewslice.napari.__file__).parent.glob("*.py")} - {"__init__"}
     windows = {n for n in names if n.endswith("_tab")} | {"panel", "controls"}
     assert names == set(CORE) | windows
+
+
+def test_the_next_planes_are_those_of_plan_itself(tmp_path):
+    image, truth = volume()
+    io.save_volume(tmp_path / "image.tif", Volume.from_array(image, VOXEL))
+    planes = frozenset((0, z) for z in (0, 2, 5, 7))
+    place = training.prepare(tmp_path, source(tmp_path / "image.tif"), Volume.from_array(truth), request(planes=planes))
+    for arguments in (training.stored_request(place), [*prediction.plan_arguments(place / "RUN"), "--steps", "3"]):
+        done = Command(fewslice_command(*arguments))
+        ended(done, [])
+        assert done.exit_code == 0, done.complaint()
+    found, advice = prediction.next_planes(list(done.output))
+    assert len(found) == 4 and advice
+    assert {p.axis for p in found} == {0} and not {(p.axis, p.plane) for p in found} & planes
+    assert all(0 <= p.plane < SHAPE[0] for p in found)
+    assert [p.score for p in found] == sorted((p.score for p in found), reverse=True)

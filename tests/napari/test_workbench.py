@@ -11,6 +11,7 @@ from fewslice.volume import Volume
 components = pytest.importorskip("napari.components", reason="napari is not installed")
 
 from fewslice.napari.readers import read_layers  # noqa: E402
+from fewslice.napari.session import open_annotation  # noqa: E402
 from fewslice.napari.workbench import CUT, SEEDS, Workbench  # noqa: E402
 
 SHAPE = (6, 20, 24)
@@ -76,9 +77,9 @@ def test_a_brush_that_still_moves_is_one_stroke_and_a_script_is_journalled_soon(
         layer.paint((2, 5, column), 3)
         now[0] += 0.5
         bench.tick()
-    assert session.history == []
+        assert session.labels.waiting_seconds() <= 1.0, "a long stroke is on disk as it is drawn"
     layer._commit_stroke()
-    assert len(session.history) == 1
+    assert len(session.history) == 1 and session.history[0].stroke.size == np.count_nonzero(layer.data)
     bench.tick()
     layer.data[4, 4, 4] = 9
     bench.tick()
@@ -86,6 +87,29 @@ def test_a_brush_that_still_moves_is_one_stroke_and_a_script_is_journalled_soon(
     now[0] += 1.1
     bench.tick()
     assert len(session.history) == 2
+    painted = np.asarray(layer.data).copy()
+    bench.close()
+    again = open_annotation(tmp_path / "a", Volume.from_array(np.asarray(image.data)))
+    assert np.array_equal(np.asarray(again.labels), painted) and len(again.history) == 2 and len(again.notes) == 1
+    again.undo()
+    again.undo()
+    assert not np.asarray(again.labels).any() and again.undo() is None
+    again.close()
+
+
+def test_a_long_stroke_that_comes_back_to_where_it_was_is_still_one(bench, image, tmp_path):
+    session = bench.session_of(layer := bench.annotate(image, tmp_path / "a"))
+    for value in (3, 5, 0):
+        layer.data[2, 5, 5] = value
+        session.commit(ended=value == 0)
+    assert len(session.history) == 1 and session.history[0].stroke.size == 0
+    layer.data[2, 5, 6] = 4
+    session.commit()
+    assert [s.stroke.size for s in session.history] == [0, 1]
+    bench.close()
+    again = open_annotation(tmp_path / "a", Volume.from_array(np.asarray(image.data)))
+    assert np.argwhere(np.asarray(again.labels)).tolist() == [[2, 5, 6]] and [s.id for s in again.history] == [1, 2]
+    again.close()
 
 
 def test_the_canvas_shows_what_was_painted_and_undone(bench, image, tmp_path):

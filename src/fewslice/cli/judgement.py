@@ -21,7 +21,7 @@ from fewslice.cli.options import (
     number_or_word,
     read_label_kind,
 )
-from fewslice.cli.text import object_table, plan_text, progress, score_table
+from fewslice.cli.text import object_table, plan_text, progress, say_written, score_table
 
 __all__ = ["evaluate", "plan", "report"]
 
@@ -67,6 +67,7 @@ def report(
         list[Path] | None, typer.Option("--prediction", help="Further OUT.ome.zarr to show; repeatable.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="By default RUN/report.html.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page: what was trained, how good it is, planes and surfaces.
 
@@ -74,7 +75,7 @@ def report(
     """
     from fewslice import workflow
 
-    typer.echo(f"wrote {workflow.report(runs, predictions=predictions or (), output=output)}")
+    say_written(workflow.report(runs, predictions=predictions or (), output=output), as_json=as_json)
 
 
 def plan(

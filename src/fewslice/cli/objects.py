@@ -27,7 +27,7 @@ from fewslice.cli.options import (
     read_slurm,
     read_voxel_size,
 )
-from fewslice.cli.text import count_table, progress, say_estimates
+from fewslice.cli.text import count_table, progress, say_estimates, say_written
 
 __all__ = ["measure", "mesh", "segment"]
 
@@ -166,6 +166,7 @@ def mesh(
     slurm: Slurm = None,
     retries: Retries = 2,
     dry_run: DryRun = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -191,9 +192,9 @@ def mesh(
     }
     jobs = None if slurm is None else read_slurm(slurm)
     if dry_run:
-        say_estimates(workflow.estimate_meshes(path, **how), jobs, as_json=False)
+        say_estimates(workflow.estimate_meshes(path, **how), jobs, as_json=as_json)
         return
-    with progress(quiet) as listener:
+    with progress(quiet or as_json) as listener:
         folder = workflow.mesh(
             path,
             scheduler=scheduler,
@@ -203,4 +204,4 @@ def mesh(
             listener=listener,
             **how,
         )
-    typer.echo(f"wrote {folder}")
+    say_written(folder, as_json=as_json)

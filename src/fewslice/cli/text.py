@@ -21,6 +21,7 @@ __all__ = [
     "readable",
     "say_estimates",
     "say_trained",
+    "say_written",
     "say_verified",
     "score_table",
 ]
@@ -33,12 +34,20 @@ def progress(quiet: bool) -> Any:
     return listening(quiet=quiet)
 
 
-def say_trained(folder: Path) -> None:
-    """Say how good a finished training is on held-out annotation, and what comes next."""
+def say_written(path: Path, *, as_json: bool) -> None:
+    """Say where a result is, as a sentence or as one JSON object."""
+    typer.echo(json.dumps({"output": str(path)}) if as_json else f"wrote {path}")
+
+
+def say_trained(folder: Path, *, as_json: bool = False) -> None:
+    """Say how good a finished training is on held-out annotation, and what comes next; as JSON where it is."""
     from fewslice.training.fit import Hardware
     from fewslice.training.run_folder import read_lines
 
     if not Hardware().is_main:
+        return
+    if as_json:
+        say_written(folder, as_json=True)
         return
     last: dict[str, Any] = {}
     for event in read_lines(folder / "log.jsonl"):

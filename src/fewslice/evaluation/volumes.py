@@ -192,7 +192,7 @@ def evaluate(
     judged = _opened(prediction)
     if not isinstance(truth, Annotation):
         truth = from_labels(
-            io.open_labels(truth, axes=axes).read()[0],
+            io.read_labels(truth, axes=axes, shape=judged.shape, kind=label_kind, planes=planes),
             kind=label_kind,
             planes=planes,
             background=background,

@@ -24,7 +24,7 @@ from fewslice import io
 from fewslice.annotation import AXIS_NAMES
 from fewslice.errors import FewsliceError, InputError
 from fewslice.geometry import Box
-from fewslice.napari.edits import EditedArray, Stroke, no_labels, runs_of, stroke_of_runs
+from fewslice.napari.edits import EditedArray, Stroke, merged, no_labels, runs_of, stroke_of_runs
 from fewslice.napari.journal import NAME, Header, Journal, open_journal, read_journal
 from fewslice.volume import Triple, Volume
 
@@ -88,12 +88,21 @@ class Session:
         self.notes: list[str] = []
         self._journal = journal
         self._last = 0
+        self._going_on = False
         self._closed = False
 
     # ------------------------------------------------------------------------------------------------- strokes
 
-    def commit(self, by: str = "hand") -> Stroke | None:
-        """Put what was painted since the last call into history and journal, as one stroke; None if nothing was.
+    def commit(self, by: str = "hand", *, ended: bool = True) -> Stroke | None:
+        """Put what was painted since the last call into history and journal; return it, or None if nothing was.
+
+        Parameters
+        ----------
+        by
+            What painted it.
+        ended
+            False for a stroke that is still being drawn: what the next call finds is part of it, and one undo takes all
+            of it back.
 
         Raises
         ------
@@ -101,7 +110,13 @@ class Session:
             If the journal could not be written; the stroke stays on the labels and in the history.
         """
         stroke = self.labels.take_stroke()
-        if stroke is not None:
+        going_on, self._going_on = self._going_on, not ended and (self._going_on or stroke is not None)
+        if stroke is not None and going_on:
+            step = self._extend(stroke)
+            self._journal.append(
+                {"what": "stroke", "id": step.id, "by": step.by, "runs": runs_of(stroke), "continues": True}
+            )
+        elif stroke is not None:
             self._record(stroke, by)
         return stroke
 
@@ -132,6 +147,13 @@ class Session:
         self.labels.put(step.stroke.indices, step.stroke.new)
         self._journal.append({"what": "redo", "id": step.id})
         return step.stroke
+
+    def _extend(self, stroke: Stroke) -> Step:
+        """Add to the last stroke."""
+        last = self.history[-1]
+        nothing = Stroke(stroke.indices[:0], stroke.old[:0], stroke.new[:0])
+        self.history[-1] = Step(last.id, last.by, merged([last.stroke, stroke]) or nothing)
+        return self.history[-1]
 
     def _record(self, stroke: Stroke, by: str) -> None:
         self._last += 1
@@ -264,6 +286,12 @@ class Session:
         what = entry["what"]
         if what == "stroke":
             stroke = stroke_of_runs(entry["runs"], self.labels.size, self.labels.dtype)
+            if entry.get("continues"):
+                if not self.history or self.history[-1].id != int(entry["id"]):
+                    raise ValueError("a stroke goes on that is not the last one")
+                steps[self.history[-1].id] = self._extend(stroke)
+                self.labels.put(stroke.indices, stroke.new)
+                return
             step = Step(int(entry["id"]), str(entry["by"]), stroke)
             steps[step.id] = step
             self.labels.put(stroke.indices, stroke.new)

@@ -207,12 +207,12 @@ class Workbench:
 
     # ----------------------------------------------------------------------------------------------- annotating
 
-    def commit(self, layer: Any) -> None:
-        """Journal what was painted on a layer since the last call."""
+    def commit(self, layer: Any, *, ended: bool = True) -> None:
+        """Journal what was painted on a layer since the last call, of a stroke that has not `ended` the part so far."""
         session = self.sessions.get(layer)
         if session is None:
             return
-        stroke = self.guarded(session.commit)()
+        stroke = self.guarded(session.commit)(ended=ended)
         if stroke is not None:
             self._count(layer, stroke)
             self.changed()
@@ -225,12 +225,14 @@ class Workbench:
     def tick(self) -> None:
         """Journal strokes that have ended, and what was written otherwise and a while ago; called ten times a second.
 
-        A brush that is still being drawn is left alone for as long as it moves, so that one stroke is one to undo.
+        Of a brush that is still being drawn the part so far is journalled once a second; it stays one stroke to undo.
         """
         painted, self._painted = self._painted, set()
         for layer, session in list(self.sessions.items()):
             if layer in painted or session.labels.idle_seconds() > _IDLE_SECONDS:
                 self.commit(layer)
+            elif session.labels.waiting_seconds() > _IDLE_SECONDS:
+                self.commit(layer, ended=False)
 
     def _on_paint(self, layer: Any) -> None:
         """Journal a stroke at its end.

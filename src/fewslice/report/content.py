@@ -535,7 +535,7 @@ def _annotation(
     problems: list[str],
 ) -> Annotation | None:
     try:
-        labels = io.open_labels(path, axes=options.get("axes"))
+        labels = io.open_labels(path, axes=options.get("axes"), shape=shape, kind=options.get("label_kind"))
         if shape is not None and labels.shape != shape:
             problems.append(f"The truth {path} has shape {labels.shape}, the prediction {shape}; not shown.")
             return None
