@@ -70,10 +70,12 @@ def test_report_of_a_compared_run_holds_all_its_parts(compared) -> None:
     data = embedded(page)
     (case,) = data["cases"]
     assert [arm["name"] for arm in case["browser"]["arms"]] == ["teacher · slices_2d", "student · pseudo_labels"]
-    assert len(case["browser"]["planes"]) == 20
+    assert [view["axis"] for view in case["browser"]["views"]] == ["z", "y", "x"]
+    planes = case["browser"]["views"][0]["planes"]
+    assert len(planes) == 20
     assert [scene["title"] for scene in case["scenes"]] == ["truth", "teacher · slices_2d", "student · pseudo_labels"]
     assert [len(stages) for stages in data["training"]] == [1, 2]
-    roles = {plane["z"]: plane["role"] for plane in case["browser"]["planes"]}
+    roles = {plane["at"]: plane["role"] for plane in planes}
     assert {z for z, role in roles.items() if role == "trained"} == {2, 6, 14, 18}
     assert {z for z, role in roles.items() if role == "held_out"} == {10}
     text = visible(page)
@@ -144,8 +146,8 @@ def test_report_before_evaluation_shows_planes_without_scores(fabricated) -> Non
     text = visible(page)
     assert "Not evaluated yet: run · sparse_3d" in text
     assert "Shown as truth is the annotation that trained" in text
-    planes = embedded(page)["cases"][0]["browser"]["planes"]
-    assert [plane["z"] for plane in planes] == [2, 6, 10, 14, 18]
+    planes = embedded(page)["cases"][0]["browser"]["views"][0]["planes"]
+    assert [plane["at"] for plane in planes] == [2, 6, 10, 14, 18]
     assert "covers single planes" in text
 
 
@@ -184,12 +186,12 @@ def test_report_of_one_plane_has_no_surfaces(fabricate: Callable[..., Any]) -> N
     made = fabricate(shape=(1, 72, 80))
     page = write_report([made.run("run", "slices_2d", noise=(0.2, (0.0, 4.0, 4.0)))])
     assert embedded(page)["cases"][0]["scenes"] == []
-    assert "too few for a surface" in visible(page)
+    assert 'id="surfaces"' not in page.read_text() and 'href="#surfaces"' not in page.read_text()
 
 
 def test_planes_and_dice_are_those_of_the_prediction(compared) -> None:
     (case,) = embedded(compared.page)["cases"]
-    plane = next(p for p in case["browser"]["planes"] if p["z"] == 7)
+    plane = next(p for p in case["browser"]["views"][0]["planes"] if p["at"] == 7)
     for arm in (0, 1):
         true, found = compared.truth[7] > 0, compared.found(arm)[7]
         assert plane["dice"][arm] == pytest.approx(2 * (found & true).sum() / (found.sum() + true.sum()), abs=1e-4)
@@ -254,7 +256,7 @@ def test_page_works_offline_in_a_browser(compared, browser) -> None:
         browser.run(f"document.querySelector('.browser .{step}').click()")
         after = browser.picture(".panels canvas", 2)
         assert not np.array_equal(before, after), "the slider changes the plane"
-        browser.run("document.querySelector('.mode input[value=segmentation]').click()")
+        browser.run("document.querySelector('.overlay input[value=segmentation]').click()")
         assert not np.array_equal(after, browser.picture(".panels canvas", 2)), "the switch changes the overlay"
 
 

@@ -192,7 +192,7 @@ def evaluate(
 
         - ``dice, iou, precision, recall, confusion`` ([[TN, FP], [FN, TP]]) of foreground against background, at the
           stored segmentation, which was made at ``threshold`` (None for a label image of other origin);
-        - ``intervals`` of these scores, see :func:`fewslice.metrics.intervals.bootstrap_pooled`, over ``cells`` boxes of
+        - ``intervals`` of these scores (:func:`fewslice.metrics.intervals.bootstrap_pooled`) over ``cells`` boxes of
           ``cell_shape`` voxels (z, y, x) that hold truth; empty where there are fewer than ten;
         - surface figures as in :func:`fewslice.metrics.surface.surface_scores`, or ``surface_skipped`` with the reason;
         - ``classes``: the same per class, by the value of the class;
@@ -434,8 +434,8 @@ def _accumulate(
         truth_changes[:, planes] += along_z.changes(true[columns], valid[columns])[:, crop.slices[0]]
         inner = crop.slices
         for cell, box in cells.within(write):
-            part = box.shift([-start for start in block.read.start]).slices
-            counts.by_cell[cell] += semantic.confusion(labels[part], true[part], valid[part], side - 1)
+            here = box.shift([-start for start in block.read.start]).slices
+            counts.by_cell[cell] += semantic.confusion(labels[here], true[here], valid[here], side - 1)
         if judged.probabilities is not None:
             half = matching.classes(labels_at(judged.probabilities.read(write), 0.5), judged.source)
             counts.half += semantic.confusion(half, true[inner], valid[inner], side - 1)
