@@ -25,6 +25,7 @@ from fewslice.report.palette import CLASSES, TRUTH, arm_colour
 from fewslice.report.planes import (
     UNKNOWN,
     DisplayRange,
+    across,
     choose_planes,
     display_range,
     image_uri,
@@ -150,7 +151,7 @@ def _browser(opened: OpenCase, limits: Limits) -> dict[str, Any] | None:
         "views": [_view(opened, axis, limits, shown, drawn) for axis in axes],
         "classes": [str(value) for value in opened.class_values],
         "arms": [
-            {"name": arm.name, "colour": arm_colour(i), "objects": bool(own)}
+            {"name": arm.name, "colour": arm_colour(i), "objects": bool(own), "contours": bool(own.contours)}
             for i, arm, own in zip(shown, arms, drawn, strict=True)
         ],
         "truth": opened.truth is not None,
@@ -233,10 +234,10 @@ def _plane(
     box = opened.plane(axis, at)
     image = None
     if opened.image is not None and contrast is not None:
-        image = image_uri(rendered(_pixels(opened, box).take(0, axis + 1), contrast, factor))
+        image = image_uri(rendered(across(_pixels(opened, box), axis + 1), contrast, factor))
     truth = opened.truth_plane(axis, at)
-    classes = [opened.classes(i, box).take(0, axis) for i in shown]
-    ids = [None if own.labels is None or axis else own.labels.read(box)[0].take(0, axis) for own in drawn]
+    classes = [across(opened.classes(i, box), axis) for i in shown]
+    ids = [None if own.labels is None or axis else across(own.labels.read(box)[0], axis) for own in drawn]
     return {
         "at": at,
         "role": plane_role(opened.case, at) if axis == 0 else "",

@@ -21,7 +21,7 @@ from fewslice.geometry import Box
 from fewslice.report.content import OpenCase
 from fewslice.report.crops import beside, enlarged, hot_spot, marked, outlined, tinted, window
 from fewslice.report.palette import ARMS
-from fewslice.report.planes import DisplayRange, display_range, image_uri, rendered
+from fewslice.report.planes import DisplayRange, across, display_range, image_uri, rendered
 from fewslice.volume import Volume, normalise_index
 
 __all__ = ["Check", "Checked", "Place", "check_arm"]
@@ -118,13 +118,13 @@ class _Looked:
         if self.opened.image is None or self.contrast is None:
             return np.zeros([n for a, n in enumerate(box.shape) if a != axis], np.uint8)
         values = self.opened.image.read(box, range(len(self.contrast.low)))
-        return rendered(values.take(0, axis + 1), self.contrast, 1)
+        return rendered(across(values, axis + 1), self.contrast, 1)
 
     def mask(self, box: Box, axis: int = 0) -> NDArray[np.bool_]:
         """Return what was found there."""
         if self.labels is None:
             return np.zeros([n for a, n in enumerate(box.shape) if a != axis], bool)
-        found: NDArray[np.bool_] = self.labels.read(box)[0].take(0, axis) > 0
+        found: NDArray[np.bool_] = across(self.labels.read(box)[0], axis) > 0
         return found
 
 
@@ -239,11 +239,11 @@ def _seam_place(looked: _Looked, ratio: float, axis: int, position: int) -> Plac
     centre = [0, 0, 0]
     centre[axis] = position
     centre[others[0]], centre[others[1]] = row + start[others[0]], column + start[others[1]]
-    across = 1 if axis == 0 else 0
-    extent = [1 if a == across else 2 * _HALF for a in range(3)]
+    side = 1 if axis == 0 else 0
+    extent = [1 if a == side else 2 * _HALF for a in range(3)]
     box = window(looked.scores.shape, centre, extent)
-    pixels = looked.scores.read(box).max(axis=0).take(0, across)
-    left = [a for a in range(3) if a != across]
+    pixels = across(looked.scores.read(box).max(axis=0), side)
+    left = [a for a in range(3) if a != side]
     picture, factors = enlarged(_bytes(pixels), looked.voxel[left[0]] / looked.voxel[left[1]])
     line = left.index(axis)
     picture = marked(picture, line, (position - box.start[axis]) * factors[line], _MARK)
@@ -273,7 +273,7 @@ def _flicker(looked: _Looked) -> Check | None:
         truth is not None and found.share > _FLICKER * truth,
         "Voxels whose label leaves and comes back from one plane to the next. Much of it means that planes are judged "
         "one by one: use a 3D network, or more planes of context.",
-        tuple(_flicker_place(looked, *plane) for plane in planes),
+        tuple(_flicker_place(looked, *plane) for plane in planes[:2]),
     )
 
 
@@ -286,8 +286,8 @@ def _flicker_place(looked: _Looked, z: int, share: float) -> Place:
     centre = (z, row + part.start[1], column + part.start[2])
     pictures = []
     for plane in (z - 1, z, z + 1):
-        box = window(looked.labels.shape, (plane, *centre[1:]), (1, 2 * _HALF, 2 * _HALF))
-        picture, factors = enlarged(looked.pixels(box), looked.voxel[1] / looked.voxel[2])
+        box = window(looked.labels.shape, (plane, *centre[1:]), (1, _HALF, _HALF))
+        picture, factors = enlarged(looked.pixels(box), looked.voxel[1] / looked.voxel[2], side=144)
         pictures.append(outlined(picture, looked.mask(box), factors, _FOUND))
     return Place(
         f"plane {z}: {_percent(share)}",

@@ -23,8 +23,9 @@ def commands_of(run: Run) -> list[str]:
     What is not recorded, such as the path of measured regions, stands there as a word in capitals.
     """
     command = run.provenance.get("command")
-    known = isinstance(command, list) and bool(command)
-    lines = [[str(part) for part in command] if known else ["fewslice", "run", str(run.path / "experiment.yaml")]]
+    lines = [["fewslice", "run", str(run.path / "experiment.yaml")]]
+    if isinstance(command, list) and command:
+        lines = [[str(part) for part in command]]
     if run.plan:
         lines.append(["fewslice", "plan", str(run.path)])
     for line in run.results:

@@ -30,6 +30,7 @@ from fewslice.errors import FewsliceError, InputError
 from fewslice.evaluation import Segmentation, open_segmentation
 from fewslice.geometry import Box
 from fewslice.report.objects import Objects, read_objects
+from fewslice.report.planes import across
 from fewslice.training.run_folder import read_lines
 from fewslice.volume import Volume
 
@@ -86,9 +87,14 @@ class StageSummary:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """Step and value of the best validation."""
-        sign = 1 if self.lower_is_better else -1
-        return min(self.validation, key=lambda point: sign * point[1], default=None)
+        """Step and value of the validation with the best score, whose weights were taken."""
+        sign = -1 if self.lower_is_better else 1
+
+        def score(point: tuple[int, float]) -> float:
+            found = self.figures.get(point[0], {}).get("score")
+            return float(found) if isinstance(found, (int, float)) else sign * point[1]
+
+        return max(self.validation, key=score, default=None)
 
 
 @dataclass(frozen=True)
@@ -301,7 +307,7 @@ class OpenCase:
         if not self.truth.annotated[part].any():
             return None
         plane = replace(self.truth, labels=self.truth.labels[part], annotated=self.truth.annotated[part])
-        return plane.classes.take(0, axis), plane.annotated.take(0, axis)
+        return across(plane.classes, axis), across(plane.annotated, axis)
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

@@ -88,7 +88,7 @@ def _sizes(arm: Arm, index: int) -> dict[str, Any] | None:
     whole = arm.objects.whole
     if whole.sum() < _FEWEST_SIZES:
         return None
-    quartiles = {
+    quartiles: dict[str, Any] = {
         key: [significant(float(v)) for v in np.percentile(arm.objects.columns[key][whole], (25, 50, 75))]
         for key in ("diameter_um", "volume_um3")
         if key in arm.objects.columns

@@ -14,7 +14,6 @@ from fewslice.geometry import Box, Shape
 __all__ = ["beside", "enlarged", "hot_spot", "marked", "outlined", "tinted", "window"]
 
 _SIDE = 192
-"""Pixels of the longer side, about."""
 
 
 def window(shape: Shape, centre: Sequence[int], extent: Sequence[int]) -> Box:
@@ -32,7 +31,9 @@ def hot_spot(amount: NDArray[Any], size: int = 32) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def enlarged(pixels: NDArray[np.uint8], aspect: float = 1.0) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+def enlarged(
+    pixels: NDArray[np.uint8], aspect: float = 1.0, side: int = _SIDE
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Repeat pixels until the picture is large enough to be looked at.
 
     Parameters
@@ -41,6 +42,8 @@ def enlarged(pixels: NDArray[np.uint8], aspect: float = 1.0) -> tuple[NDArray[np
         (y, x) or (y, x, 3) uint8.
     aspect
         Height of a pixel over its width.
+    side
+        Pixels of the longer side, about.
 
     Returns
     -------
@@ -48,7 +51,7 @@ def enlarged(pixels: NDArray[np.uint8], aspect: float = 1.0) -> tuple[NDArray[np
         (y, x, 3) uint8, and how often rows and columns were repeated.
     """
     coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    columns = max(1, round(_SIDE / max(coloured.shape[0] * aspect, coloured.shape[1])))
+    columns = max(1, round(side / max(coloured.shape[0] * aspect, coloured.shape[1])))
     rows = max(1, round(columns * aspect))
     return coloured.repeat(rows, axis=0).repeat(columns, axis=1), (rows, columns)
 

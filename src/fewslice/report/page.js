@@ -303,7 +303,7 @@
     box.querySelector(".in").addEventListener("click", () => look(view.zoom * 1.5, view.x, view.y));
     box.querySelector(".out").addEventListener("click", () => look(view.zoom / 1.5, view.x, view.y));
     const legend = box.querySelector(".agreement");
-    const judged = !legend.hidden;
+    const judged = legend.dataset.judged === "yes";
     box.querySelectorAll(".overlay input").forEach((input) => input.addEventListener("change", () => {
       legend.hidden = !judged || box.querySelector(".overlay input:checked").value !== "disagreement";
       draw();

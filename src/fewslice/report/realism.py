@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fewslice.report.content import Run, StageSummary
+from fewslice.report.content import Run
 from fewslice.report.figures import embedded
 from fewslice.report.wording import interval, number, percent, thousands
 
@@ -17,9 +17,9 @@ _COLUMNS = ("simulated", "refined", "real", "real, most like the refined")
 def refinement_view(run: Run) -> dict[str, Any] | None:
     """Return what the template says about the refiner of a run; None where there is none that was validated."""
     stage = next((s for s in run.stages if s.best and any("kernel_distance" in f for f in s.figures.values())), None)
-    if stage is None:
+    if stage is None or stage.best is None:
         return None
-    step = _chosen(stage)
+    step = stage.best[0]
     found = stage.figures[step]
     around = {"low": found.get("kernel_distance_low"), "high": found.get("kernel_distance_high")}
     chance = found.get("kernel_distance_chance")
@@ -45,12 +45,6 @@ def refinement_view(run: Run) -> dict[str, Any] | None:
         "columns": _COLUMNS,
         "picture": _picture(picture),
     }
-
-
-def _chosen(stage: StageSummary) -> int:
-    """Return the step whose weights were taken: the best score, which counts lost annotation below all others."""
-    scored = {step: f["score"] for step, f in stage.figures.items() if isinstance(f.get("score"), (int, float))}
-    return max(scored, key=lambda step: scored[step], default=max(stage.figures))
 
 
 def _picture(path: Path) -> tuple[str, str] | None:

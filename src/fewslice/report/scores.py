@@ -1,4 +1,4 @@
-"""Quality on held-out truth as tables: voxels, classes, confusion, objects, each with its interval where there is one."""
+"""Quality on held-out truth as tables: voxels, classes, confusion, objects; intervals where there are some."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def _interval_note(scored: Sequence[Mapping[str, Any]]) -> str:
         return ""
     around = found["intervals"]["dice"]
     return (
-        f"Under a score, its {percent(around['confidence'])} interval: percentile bootstrap over {found['cells']} boxes of "
-        f"{by(found['cell_shape'])} voxels with truth. It says how much the score would move with other parts of this image, "
-        "and nothing about other images."
+        f"Under a score, its {percent(around['confidence'])} interval: percentile bootstrap over {found['cells']} "
+        f"boxes of {by(found['cell_shape'])} voxels with truth. It says how much the score would move with other parts "
+        "of this image, and nothing about other images."
     )
 
 
@@ -172,13 +172,10 @@ def _objects_note(evaluations: Sequence[Mapping[str, Any]]) -> str:
     if not evaluations:
         return ""
     scores = evaluations[0].get("scores", {})
-    what = "Objects were matched in the volume"
+    said = "Objects were matched in the volume"
     if scores.get("matched_in") == "planes":
-        what = f"Cross-sections were matched plane by plane along {scores.get('plane_axis')}, since planes with truth stand alone"
+        said = f"Planes with truth stand alone along {scores.get('plane_axis')}: cross-sections were matched on each"
     around = scores.get("f1_interval")
-    drawn = (
-        f"; intervals are {percent(around['confidence'])} percentile bootstrap over {around['count']} objects"
-        if around
-        else ""
-    )
-    return f"{what}{drawn}. Mean F1 is over IoU 0.5 to 0.9."
+    if around:
+        said += f"; intervals are {percent(around['confidence'])} percentile bootstrap over {around['count']} objects"
+    return f"{said}. Mean F1 is over IoU 0.5 to 0.9."

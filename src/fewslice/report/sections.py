@@ -47,7 +47,7 @@ def run_view(run: Run) -> dict[str, Any]:
     return {
         "run": run,
         "asked": _asked(run, annotated, planes),
-        "settings": yaml.safe_dump(run.experiment, sort_keys=False, allow_unicode=True),
+        "settings": yaml.safe_dump(run.experiment, sort_keys=False, allow_unicode=True, default_flow_style=None),
         "versions": {k: v for k, v in sorted(provenance.get("versions", {}).items()) if v},
         "hardware": provenance.get("hardware", {}),
         "threshold": run.model.get("threshold"),
@@ -126,8 +126,8 @@ def _strip(
 
 
 def checks_view(drawn: Sequence[DrawnCase]) -> list[dict[str, Any]]:
-    """Return the checks of every arm of every case that had any."""
-    return [
+    """Return the checks of every arm of every case that had any, those of which most are unusual first."""
+    views = [
         {
             "title": arm.name if len(drawn) == 1 else f"{arm.name} on {case.case.name}",
             "colour": arm_colour(index),
@@ -139,6 +139,7 @@ def checks_view(drawn: Sequence[DrawnCase]) -> list[dict[str, Any]]:
         for index, (arm, checked) in enumerate(zip(case.case.arms, case.checked, strict=False))
         if checked.checks
     ]
+    return sorted(views, key=lambda view: -int(view["unusual"]))
 
 
 def plan_view(run: Run, figure: Path) -> dict[str, Any]:
@@ -187,14 +188,13 @@ def notices(content: Content, drawn: Sequence[DrawnCase]) -> list[str]:
     said += [f"The log of {run.name} holds no training steps yet." for run in content.runs if not run.stages]
     if not content.cases:
         said.append(
-            "This model has not been applied to an image yet. Run fewslice predict, then fewslice evaluate, and make the "
-            "report again to see planes, surfaces and scores."
+            "This model has not been applied to an image yet. Run fewslice predict, then fewslice evaluate, and make "
+            "the report again to see planes, surfaces and scores."
         )
     open_arms = [arm.name for c in content.cases for arm in c.arms if not arm.scores and not arm.instance_evaluation]
     if open_arms:
-        said.append(
-            f"Not evaluated yet: {', '.join(open_arms)}. Run fewslice evaluate OUT.ome.zarr --truth LABELS to see scores."
-        )
+        names = ", ".join(open_arms)
+        said.append(f"Not evaluated yet: {names}. Run fewslice evaluate OUT.ome.zarr --truth LABELS to see scores.")
     left = len(content.cases) - len(drawn)
     if left > 0:
         said.append(f"{left} more images were predicted; name those to show with --prediction.")
