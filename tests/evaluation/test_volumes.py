@@ -191,6 +191,34 @@ def test_refusals() -> None:
         evaluate(output(labels, (1, 2), np.zeros((2, 1, 1, 2), np.uint8)), truth)
 
 
+def test_intervals_are_over_blocks_of_what_is_annotated() -> None:
+    """Errors in one corner make Dice less certain than as many errors spread evenly over the same truth."""
+    rng = np.random.default_rng(4)
+    true = (rng.random((8, 64, 64)) < 0.5).astype(np.uint8)
+    wrong = rng.permutation(true.size) < 2048
+    spread, corner = true.copy(), true.copy()
+    spread[wrong.reshape(true.shape)] ^= 1
+    corner[:, :16, :16] ^= 1
+    results = [evaluate(p, from_labels(true, planes=["1:7"]), with_surface=False) for p in (spread, corner)]
+    widths = []
+    for result in results:
+        found = result["intervals"]["dice"]
+        assert (found["mean"], found["method"]) == (result["dice"], "bootstrap")
+        assert found["count"] == result["cells"] >= 64
+        assert found["low"] < result["dice"] < found["high"]
+        assert result["classes"]["1"]["intervals"]["dice"] == found
+        assert result["cell_shape"] == [6, 9, 9]  # 1 × 8 × 8 of them
+        widths.append(found["high"] - found["low"])
+    assert widths[1] > 4 * widths[0]
+
+
+def test_cells_follow_the_voxel_and_too_few_give_no_interval() -> None:
+    truth = from_labels(np.ones((8, 64, 64), np.uint8) * (np.arange(64) > 20).astype(np.uint8))
+    assert evaluate(truth.labels, truth, voxel_size_um=(4, 1, 1), with_surface=False)["cell_shape"] == [3, 14, 14]
+    tiny = from_labels(np.array([[[0, 1, 1], [0, 0, 1]]], np.uint8))
+    assert evaluate(tiny.labels, tiny, with_surface=False)["intervals"] == {}
+
+
 def test_huge_surfaces_are_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volumes, "_MOST_ELEMENTS", 3)
     predicted, truth = two_class_case()

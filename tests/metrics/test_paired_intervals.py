@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from fewslice.errors import InputError
-from fewslice.metrics.intervals import bootstrap, paired_bootstrap, paired_student, student
+from fewslice.metrics.intervals import bootstrap, bootstrap_pooled, paired_bootstrap, paired_student, student
 
 
 def test_student_by_hand() -> None:
@@ -78,3 +78,40 @@ def test_refusals() -> None:
         student([1, 2], 95)
     with pytest.raises(InputError, match="resamples"):
         bootstrap([1, 2], np.random.default_rng(0), resamples=0)
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    return sums[:, 0] / sums[:, 1]
+
+
+def test_pooled_interval_of_a_ratio_covers_as_often_as_it_says() -> None:
+    """Ratio of sums over parts that differ from each other: 95 % intervals hold the ratio of the population."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        rate = rng.beta(8, 2, 60)  # mean 0.8
+        size = rng.integers(50, 150, 60)
+        counts = np.stack([rng.binomial(size, rate), size], axis=1)
+        interval = bootstrap_pooled(counts, ratio, rng, resamples=400)
+        assert interval is not None and interval.mean == pytest.approx(counts[:, 0].sum() / counts[:, 1].sum())
+        held += interval.low <= 0.8 <= interval.high
+    assert 0.90 <= held / 200 <= 0.99
+
+
+def test_pooled_interval_widens_when_voxels_of_a_part_are_alike() -> None:
+    """Parts, not voxels, are drawn: the same voxels in fewer parts that agree within say less."""
+    rng = np.random.default_rng(1)
+    alike = np.stack([np.where(rng.random(40) < 0.8, 100, 0), np.full(40, 100)], axis=1)
+    mixed = np.stack([rng.binomial(100, 0.8, 40), np.full(40, 100)], axis=1)
+    widths = [i.high - i.low for i in (bootstrap_pooled(c, ratio, rng) for c in (alike, mixed)) if i is not None]
+    assert widths[0] > 4 * widths[1]
+
+
+def test_pooled_interval_of_what_is_undefined_or_single() -> None:
+    rng = np.random.default_rng(2)
+    with np.errstate(invalid="ignore"):
+        assert bootstrap_pooled(np.zeros((12, 2), int), ratio, rng) is None
+    single = bootstrap_pooled(np.array([[1, 2]]), ratio, rng)
+    assert single is not None and (single.mean, single.low, single.high) == (0.5, None, None)
+    with pytest.raises(InputError, match="at least one part"):
+        bootstrap_pooled(np.zeros((0, 2), int), ratio, rng)

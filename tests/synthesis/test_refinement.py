@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
@@ -186,6 +187,11 @@ def test_it_moves_towards_the_real_images_and_keeps_the_objects(tmp_path: Path) 
     assert stored["kept"] >= config.least_kept and stored["objects"] > 20
     assert refiner.provenance["validation"]["step"] == stored["step"]
     assert len(list((tmp_path / "stages/refinement").glob("pairs_*.png"))) == len(found)
+    drawn = imagecodecs.png_decode((tmp_path / "stages/refinement/pairs_000120.png").read_bytes())
+    assert drawn.shape == (6 * 34, 4 * 34, 3), "simulated, refined, real, nearest real"
+    simulated, refined, unpaired, closest = (drawn[:, 34 * k : 34 * k + 32, 0].astype(float) for k in range(4))
+    assert abs(closest.mean() - unpaired.mean()) < 0.3 * abs(simulated.mean() - unpaired.mean()), "it is a real one"
+    assert not np.array_equal(closest, unpaired) and not np.array_equal(closest, refined)
     one, same = (refine(r, _discs(7, 0.0), 0) for r in (refiner, again))
     assert np.array_equal(one.image, same.image) and not np.array_equal(one.image, _discs(7, 0.0).image)
     assert np.array_equal(one.instances, _discs(7, 0.0).instances)

@@ -243,9 +243,10 @@ def refinement_stage(
     """Make the stage that trains a refiner, and the refiner that it trains.
 
     The stage counts its steps in ``extra["step"]`` and keeps earlier refined images in ``extra["history"]``. At each
-    validation it writes pairs (simulated, refined, real; one row each) as ``pairs_<step>.png`` into its folder. The
-    score is minus the kernel distance of :mod:`fewslice.synthesis.realism`, on patches kept from training where images
-    are large enough, or −1000 where the annotation has not survived; with the schedule's patience it ends the training.
+    validation it writes ``pairs_<step>.png`` into its folder: a row holds a simulated patch, the same refined, a real
+    one, and the real one most like the refined. The score is minus the kernel distance of
+    :mod:`fewslice.synthesis.realism`, on patches kept from training where images are large enough, or −1000 where the
+    annotation has not survived; with the schedule's patience it ends the training.
 
     Parameters
     ----------
@@ -489,7 +490,8 @@ def _validation(
         }
         intact = found.kept >= config.least_kept
         if run.writable:
-            picture = _side_by_side([simulated, refined, real], refiner.grey)
+            closest = realism.nearest(*described)[0][:, 0]
+            picture = _side_by_side([simulated, refined, real, real[closest]], refiner.grey)
             write_atomic(run.stage(name) / f"pairs_{step:06d}.png", bytes(imagecodecs.png_encode(picture)))
         return Validation(-distance.value if intact else _FAILED, {k: _rounded(v) for k, v in figures.items()})
 
