@@ -13,6 +13,7 @@ import pytest
 from fewslice import io, workflow
 from fewslice.annotation import Annotation, from_labels
 from fewslice.data.samples import Sample
+from fewslice.demo import demo
 from fewslice.errors import InputError, PartialError
 from fewslice.experiment import Experiment, read_experiment
 from fewslice.model import Model
@@ -259,3 +260,11 @@ def test_failed_blocks_end_in_partly_done(tmp_path: Path, model: Path) -> None:
         )
     assert [e["block"] for e in events if e["event"] == "block_failed"] == [[0, 0, 0]]
     assert io.open_volume(tmp_path / "OUT.ome.zarr").read()[:, :, 16:].any()
+
+
+def test_the_demo_passes_over_what_a_kill_left_but_not_over_other_files(tmp_path: Path) -> None:
+    (tmp_path / ".part4711.train.ome.zarr").mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds mine\.txt; choose an empty folder"):
+        demo(tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"

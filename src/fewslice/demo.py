@@ -13,6 +13,7 @@ from scipy import ndimage
 from fewslice import io, workflow
 from fewslice.errors import InputError
 from fewslice.experiment import Experiment
+from fewslice.files import is_unfinished
 from fewslice.synthesis.simulators import two_photon_neurons
 from fewslice.volume import Volume
 
@@ -67,7 +68,8 @@ def demo(
     folder = Path(output)
     known = {"runs", "predictions", "report.html", "figures"}
     known |= {f"{name}{kind}" for name in ("train", "test") for kind in (".ome.zarr", "_labels.tif")}
-    strangers = sorted(p.name for p in folder.iterdir() if p.name not in known) if folder.is_dir() else []
+    there = [p for p in folder.iterdir() if not is_unfinished(p)] if folder.is_dir() else []
+    strangers = sorted(p.name for p in there if p.name not in known)
     if strangers or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder} holds {', '.join(strangers[:3]) or 'a file'}; choose an empty folder with -o")
     folder.mkdir(parents=True, exist_ok=True)

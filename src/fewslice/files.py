@@ -11,7 +11,7 @@ from typing import Any
 
 from fewslice.errors import DiskError
 
-__all__ = ["append_line", "check_writable", "write_atomic", "write_json"]
+__all__ = ["append_line", "check_writable", "is_unfinished", "write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -40,6 +40,12 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise disk_error(error, path) from error
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file or folder is, by its name, what a kill left of something that was being written or replaced."""
+    name = path.name
+    return name.startswith((".part", ".old")) or (name.startswith(".") and name.endswith(".part"))
 
 
 def check_writable(folder: Path) -> None:

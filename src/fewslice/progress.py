@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fewslice.training.events import loss_of, score_of
+
 __all__ = ["listening"]
 
 Listener = Callable[[dict[str, Any]], None]
@@ -60,11 +62,11 @@ def _bar() -> Iterator[Listener]:
                 if name not in tasks:
                     tasks[name] = progress.add_task(name, total=event["steps"], note="")
                 note = notes.setdefault(name, {})
-                if kind == "step":
-                    note["loss"] = f"loss {event['loss']['total']:.3f}"
-                elif kind == "validation":
-                    name_of_score, key = ("F1", "f1") if "f1" in event else ("Dice", "dice")
-                    note["score"] = f"{name_of_score} {event[key]:.3f}"
+                loss, score = loss_of(event), score_of(event)
+                if loss is not None:
+                    note["loss"] = f"loss {loss:.3f}"
+                if score is not None:
+                    note["score"] = f"{score[0]} {score[1]:.3f}"
                 progress.update(tasks[name], completed=event["step"], note="  ".join(note.values()))
             elif kind == "cost":
                 progress.console.print(_cost(event), highlight=False, markup=False)

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from fewslice import workflow
 from fewslice.data.neighbours import Neighbours
 from fewslice.data.normalisation import Normalisation
 from fewslice.errors import InputError
@@ -123,6 +124,21 @@ def test_a_reference_output_that_does_not_belong_to_the_input_would_fail(tmp_pat
             content = (tmp_path / "other.onnx").read_bytes() if name.endswith(".onnx") else before.read(name)
             after.writestr(name, content)
     assert zoo_test(tmp_path / "mixed.zip", weight_format="onnx").status != "passed"
+
+
+def test_an_image_of_any_extent_that_a_model_can_see_is_shown() -> None:
+    """The largest part of at most 64 voxels that the network's levels allow."""
+    assert example(make_model("volume, two classes"), make_image(shape=(50, 57, 60)), "RUN").shape[2:] == (50, 56, 60)
+
+
+def test_contours_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    network = build_network({"kind": "contour_proposals", "features": 4, "depth": 2}, 1, 2)
+    step = NetworkStep(network={"kind": "contour_proposals", "features": 4, "depth": 2}, in_channels=1, out_channels=2)
+    model = Model([step], [network], normalisation=Normalisation("robust", (0.0,), (1.0,)), class_values=(1,))
+    model.save(tmp_path / "model")
+    with pytest.raises(InputError, match="proposes contours, which onnx cannot hold"):
+        workflow.export(tmp_path / "model", "onnx", tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_an_image_too_small_or_of_other_channels_is_refused() -> None:

@@ -140,6 +140,21 @@ def test_averaged_weights_are_the_moving_average(tmp_path: Path) -> None:
     assert found == pytest.approx(mean, abs=1e-6)
 
 
+def test_a_validation_that_is_not_finite_ends_in_one_sentence(tmp_path: Path) -> None:
+    """Losses are looked at now and then only; weights that diverged in between show here first."""
+    parameter = torch.nn.Linear(1, 1)
+    stage = Stage(
+        "only",
+        {"network": parameter},
+        {"network": torch.optim.SGD(parameter.parameters(), 1.0)},
+        lambda s: Batch(torch.zeros(1), torch.zeros(1), torch.zeros(1)),
+        lambda *_: {"total": torch.zeros(())},
+        validate=lambda _: Validation(0.5, {"dice": float("nan"), "objects": 3}),
+    )
+    with pytest.raises(FewsliceError, match=r"stage only diverged at step 1: validation .*nan.*learning_rate"):
+        fit(stage, RunFolder(tmp_path), steps=1, seed=0, hardware=CPU)
+
+
 def test_a_loss_that_is_not_finite_ends_in_one_sentence(tmp_path: Path) -> None:
     """The stage, the step and what to change are named."""
     with pytest.raises(FewsliceError, match=r"stage only diverged at step 1.*learning_rate"):

@@ -111,7 +111,7 @@ def _around(planes: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def example(model: Model, image: Volume, source: str) -> NDArray[np.float32]:
-    """Cut an input out of the middle of an image: two to four times the divisor, at least 64 pixels where there are.
+    """Cut an input out of the middle of an image: 64 voxels along each axis, or as many as the image and divisor allow.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def example(model: Model, image: Volume, source: str) -> NDArray[np.float32]:
     extent = []
     for axis, d in enumerate(divisor):
         flat = layout.axes == "bcyx" and axis == model.plane_axis
-        wanted = 1 if flat else max(2 * d, -(-min(64, image.shape[axis]) // d) * d)
+        wanted = 1 if flat else max(2 * d, min(64, image.shape[axis]) // d * d)
         if wanted > image.shape[axis]:
             raise InputError(
                 f"{image.source} {image.shape} (z, y, x) is too small to show {source} along {'zyx'[axis]}; give an "

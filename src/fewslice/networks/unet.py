@@ -373,12 +373,13 @@ def build(config: Config, in_channels: int, out_channels: int) -> UNet:
     return UNet(config, in_channels, out_channels)
 
 
-def inflated(weights: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+def inflated(weights: Mapping[str, Tensor], config: Config, axis: int = 0) -> dict[str, Tensor]:
     """Turn the weights of a 2D U-Net into those of a 3D one that sees planes one by one, as the 2D one does.
 
     Each 2D kernel becomes the middle plane of a 3D kernel that is 0 elsewhere. (For video, where neighbours are nearly
     the same image, Carreira and Zisserman, CVPR 2017, repeat it along the new axis instead.) Where the 3D network does
-    not pool along z its output is that of the 2D network; where it does, neighbouring planes share coarse features.
+    not pool across planes its output is that of the 2D network; where it does, neighbouring planes share coarse
+    features.
 
     Parameters
     ----------
@@ -386,6 +387,8 @@ def inflated(weights: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]
         State of the 2D network.
     config
         Of the 3D network, which has the levels and features of the 2D one.
+    axis
+        0, 1, 2 = z, y, x: across which of them the planes lie that the 2D network sees.
 
     Raises
     ------
@@ -398,8 +401,12 @@ def inflated(weights: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]
     for name, own in wanted.items():
         weight = weights.get(name)
         if weight is not None and weight.ndim == own.ndim - 1 and weight.ndim > 1:
-            flat, weight = weight, torch.zeros(*weight.shape[:2], own.shape[2], *weight.shape[2:])
-            weight[:, :, own.shape[2] // 2] = flat
+            flat, weight = weight.unsqueeze(2 + axis), torch.zeros_like(own)
+            middle = weight.narrow(2 + axis, own.shape[2 + axis] // 2, 1)
+            if middle.shape == flat.shape:
+                middle.copy_(flat)
+            else:
+                weight = flat
         if weight is None or weight.shape != own.shape:
             raise InputError(
                 f"a 3D U-Net with {config.features} features and {config.depth} levels cannot begin as this 2D one: "

@@ -140,7 +140,7 @@ def resolve(config: Config, task: Task) -> Config:
         known = sum(int(mask.sum()) for mask in task.train_masks if mask is not None)
         alpha = balanced_alpha(known, sum(math.prod(sample.image.shape) for sample in task.samples) - known)
     teacher = resolved(config.teacher, task)
-    student = resolved(begun_as(config, teacher, task.voxel_size_um), task)
+    student = resolved(begun_as(config, teacher, task), task)
     if config.start == "teacher":
         if not needs_teacher(config, task):
             raise InputError("start=teacher needs a teacher, but every pseudo-label is interpolated; add it to sources")
@@ -153,13 +153,11 @@ def resolve(config: Config, task: Task) -> Config:
     return config.model_copy(update={"teacher": teacher, "student": student, "alpha": alpha})
 
 
-def begun_as(
-    config: Config, teacher: SegmentationConfig, voxel_size_um: tuple[float, float, float] | None
-) -> SegmentationConfig:
+def begun_as(config: Config, teacher: SegmentationConfig, task: Task) -> SegmentationConfig:
     """Return the student's settings; where it begins as its teacher, with the teacher's levels unless it has its own.
 
-    Without pooling along z the student says at first exactly what its teacher says; its kernels see along z where the
-    voxel allows.
+    Without pooling across planes the student says at first exactly what its teacher says; its kernels see across them
+    where the voxel allows.
     """
     network = config.student.network
     if config.start == "random" or network.get("pooling") is not None or network.get("kernels") is not None:
@@ -167,10 +165,19 @@ def begun_as(
     pooling, flat = teacher.network.get("pooling"), teacher.network.get("kernels")
     if pooling is None or flat is None:  # no U-Net; refused later
         return config.student
-    depths = [kernel[0] for kernel in unet.default_kernels(voxel_size_um, pooling)]
-    kernels = [(z, y, x) for z, (_, y, x) in zip(depths, flat, strict=True)]
+    axis = task.plane_axis()
+    pooling = [_turned(step, axis, 1) for step in pooling]
+    deep = unet.default_kernels(task.voxel_size_um, pooling)
+    kernels = [_turned(kernel, axis, own[axis]) for kernel, own in zip(flat, deep, strict=True)]
     levels = {"depth": len(kernels), "pooling": pooling, "kernels": kernels}
     return config.student.model_copy(update={"network": network | levels})
+
+
+def _turned(of_plane: Sequence[int], axis: int, across: int) -> tuple[int, int, int]:
+    """Give (1, rows, columns) of a plane as (z, y, x), with `across` along the axis that planes are stacked along."""
+    values = list(of_plane[1:])
+    values.insert(axis, across)
+    return (values[0], values[1], values[2])
 
 
 def balanced_alpha(known: int, others: int) -> float:
@@ -267,7 +274,7 @@ def first_weights(config: Config, teacher: Model) -> dict[str, Tensor] | None:
     student = {name: value for name, value in config.student.network.items() if name != "kind"}
     if not config.student.network["kind"] == teacher.steps[0].network["kind"] == "unet":
         raise InputError("start=teacher is for a teacher and a student that are both unet; set start=random")
-    return unet.inflated(teacher.networks[0].state_dict(), unet.Config(**student))
+    return unet.inflated(teacher.networks[0].state_dict(), unet.Config(**student), teacher.plane_axis)
 
 
 def agreed(config: Config, task: Task, threshold: float, predicted: Sequence[Volume | None]) -> list[Volume]:

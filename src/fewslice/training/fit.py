@@ -186,10 +186,7 @@ def fit(
         if now - last_log >= _LOG_EVERY_SECONDS or progress.step in (began_step + 1, steps):
             values = {name: float(loss.detach()) for name, loss in losses.items()}
             if not all(math.isfinite(v) for v in values.values()):
-                raise FewsliceError(
-                    f"stage {stage.name} diverged at step {progress.step}: loss {values}; lower its learning_rate "
-                    "with --set and train again"
-                )
+                raise _diverged(stage, progress.step, f"loss {values}")
             pace = (now - began) / (progress.step - began_step)
             run.record(
                 {
@@ -398,6 +395,9 @@ def _validate(stage: Stage, modules: Mapping[str, nn.Module], progress: _Progres
         found: Validation | None = stage.validate(stage)
         if found is None:
             return False
+        numbers = {"score": found.score} | {k: v for k, v in found.figures.items() if isinstance(v, float)}
+        if not all(map(math.isfinite, numbers.values())):
+            raise _diverged(stage, progress.step, f"validation {numbers}")
         run.record(
             {
                 "event": "validation",
@@ -416,6 +416,12 @@ def _validate(stage: Stage, modules: Mapping[str, nn.Module], progress: _Progres
             progress.best = _copy(modules)
     patience = stage.schedule.patience
     return patience is not None and progress.since_best >= patience
+
+
+def _diverged(stage: Stage, step: int, what: str) -> FewsliceError:
+    return FewsliceError(
+        f"stage {stage.name} diverged at step {step}: {what}; lower its learning_rate with --set and train again"
+    )
 
 
 def _copy(modules: Mapping[str, nn.Module]) -> Weights:

@@ -187,6 +187,8 @@ def export(
     from fewslice.model import Model
 
     model = Model.load(model_folder)
+    if model.contours:
+        raise InputError(f"{run_or_model} proposes contours, which {kind} cannot hold; export a segmentation model")
     volume = _image_to_show(run_folder, image, axes, model.in_channels)
     component.export(config, model, target, volume, str(run_folder))
     return target

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fewslice import registry
 from fewslice.errors import InputError
 from fewslice.experiment import Experiment, open_inputs, read_experiment, strategy_config
-from fewslice.files import disk_error, write_json
+from fewslice.files import disk_error, is_unfinished, write_json
 from fewslice.workflow.common import Listener, available_cores, ignore_event, voxel_factor
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ def _difference(
 
 def _is_foreign(path: Path) -> bool:
     """Whether a file cannot be what a kill left of a run that had just begun."""
-    return path.name != "provenance.json" and not (path.name.startswith(".") and path.name.endswith(".part"))
+    return path.name != "provenance.json" and not is_unfinished(path)
 
 
 def _remove_run(folder: Path) -> None:
