@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -639,11 +640,10 @@ def _put(path: str, kind: ModuleType, fill: Callable[[str], None], overwrite: bo
             raise InputError(f"{place} exists; pass --overwrite to replace it, or choose another output")
         if hasattr(kind, "check_overwrite"):
             kind.check_overwrite(path)
-    beside = place.with_name(f".part{os.getpid()}.{place.name}")
-    aside = place.with_name(f".old{os.getpid()}.{place.name}")
+    mark = uuid.uuid4().hex[:12]  # other threads, and processes of other machines, write here too
+    beside, aside = place.with_name(f".part{mark}.{place.name}"), place.with_name(f".old{mark}.{place.name}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        _remove(beside)
         fill(str(beside) + (kind.within(path) if hasattr(kind, "within") else ""))
         if place.exists():
             place.rename(aside)

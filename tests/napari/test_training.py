@@ -135,9 +135,24 @@ def test_progress_follows_the_log():
         state = advanced(state, event_of(json.dumps(event)))
         shares.append(progress(state))
     assert shares[:3] == [0, 0, 0.5] and shares[-1] == pytest.approx(160 / 400)
-    assert state.losses == ((50, 0.5), (160, 0.25)) and state.dice == 0.8 and state.finished == ("teacher",)
+    assert state.losses == ((50, 0.5), (160, 0.25)) and state.score == ("Dice", 0.8) and state.finished == ("teacher",)
     assert state.notes == ("Plane 7 is held out.",) and state.seconds_left == 80.0
     assert event_of("trained RUN; next: fewslice predict") is None and event_of("[1]") is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "validation", "expected"),
+    [
+        ({"discriminator": 0.5, "refiner": 1.0}, {"kernel_distance": 0.25, "kept": 1.0}, ("kernel distance", 0.25)),
+        ({"total": 0.5}, {"f1": 0.75, "precision": None, "recall": 0.6}, ("F1", 0.75)),
+        ({"total": 0.5}, {}, None),
+    ],
+)
+def test_stages_of_every_kind_can_be_followed(loss, validation, expected):
+    stage = {"stage": "refine", "step": 10, "steps": 20}
+    state = advanced(State(), {"event": "step", **stage, "loss": loss, "seconds_left": 1.0})
+    state = advanced(state, {"event": "validation", **stage, "score": -0.5, **validation})
+    assert state.losses == ((10, 0.5),) and state.score == expected
 
 
 def ended(command, lines):
