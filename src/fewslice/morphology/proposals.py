@@ -135,7 +135,7 @@ def suppress(proposals: Proposals, *, overlap: float = 0.2, threshold: float = 0
     box = boxes(proposals.contour).astype(np.float64)
     plane = proposals.plane
     kept = np.zeros(0, np.int64)
-    start, size = 0, _AT_FIRST
+    start, size = 0, min(_AT_FIRST, _AT_ONCE)
     while start < len(order):
         fresh = order[start : start + size]
         start, size = start + size, min(2 * size, _AT_ONCE)
