@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from fewslice import io
 from fewslice.blocks.engine import Outcome, run_blocks
-from fewslice.blocks.plan import choose_block
+from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import Record, open_record
 from fewslice.errors import InputError
 from fewslice.files import disk_error, write_atomic, write_json
@@ -176,7 +176,7 @@ def measure_objects(
     areas = _fitting(regions, volume, "regions", labels=True)
     if prediction is not None:
         _fitting(prediction.scores, volume, "image")
-    used = block or choose_block(volume.shape, (1, 1, 1), volume.chunks or volume.shape, _READ_VOXELS)
+    used = block or choose_block(volume.shape, (1, 1, 1), volume.chunks or choose_chunk(volume.shape), _READ_VOXELS)
     used = tuple(min(b, s) for b, s in zip(used, volume.shape, strict=True))
     check_bounds(volume.shape, used)
     weights = surface_weights(size, volume.shape)
