@@ -98,6 +98,12 @@ def test_classes_are_one_surface_each(store: Path, tmp_path: Path) -> None:
     assert mesh.is_watertight and mesh.body_count >= 2
 
 
+def test_neuroglancer_asks_for_classes_by_number(store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("DracoPy")
+    folder = workflow.mesh(store, classes=[7], kind="neuroglancer", output=tmp_path / "n")
+    assert sorted(p.name for p in folder.iterdir()) == [".fewslice", "7", "7.index", "info"]
+
+
 def test_large_objects_are_read_in_blocks(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = workflow.mesh(store, output=tmp_path / "whole")
     monkeypatch.setattr(meshes.object_surface, "__defaults__", (3000,))

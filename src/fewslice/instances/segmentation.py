@@ -32,7 +32,7 @@ from fewslice.files import disk_error, write_json
 from fewslice.geometry import Block
 from fewslice.instances.passes import REGION, Grid, LabelBlocks, LinkBlocks, RelabelBlocks, block_file
 from fewslice.instances.union import name_objects, unite
-from fewslice.segmenters import CONTACT, Merging, Output, claim_instances
+from fewslice.segmenters import CONTACT, Merging, Output, claim_instances, prediction_key
 from fewslice.volume import Volume
 
 __all__ = ["Instances", "StoredOutputs", "merge_tables", "open_outputs", "segment_store"]
@@ -91,7 +91,7 @@ class Instances:
     already_finished
         Whether nothing had to be done.
     failed
-        Blocks that could not be done, with the reasons; the others are kept and nothing was stitched yet.
+        Blocks that could not be done in the pass that was reached, with the reasons; what was done is kept.
     """
 
     output: Path
@@ -124,14 +124,10 @@ def open_outputs(path: str | Path) -> StoredOutputs:
             "fewslice predict, or segment an image with --segmenter threshold_watershed -o OUT.ome.zarr"
         )
     outputs = tuple(Output(str(o.get("name")), str(o.get("kind", "probability"))) for o in described)
-    try:
-        job = json.loads((place / ".fewslice" / "job.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        job = {"finished": True, "key": image.content_hash()}  # a copy without its record
-    if not job.get("finished"):
-        raise InputError(f"{path} is an unfinished prediction; run its predict command again, then segment it")
     threshold = image.attributes.get("threshold")
-    return StoredOutputs(place, image, outputs, 0.5 if threshold is None else float(threshold), str(job.get("key")))
+    return StoredOutputs(
+        place, image, outputs, 0.5 if threshold is None else float(threshold), prediction_key(image, place)
+    )
 
 
 def segment_store(

@@ -25,7 +25,7 @@ import numpy as np
 
 from fewslice.blocks.engine import Engine, Retry, run_blocks
 from fewslice.blocks.job import BlockFailure, Note, Work
-from fewslice.blocks.plan import choose_block
+from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import open_record
 from fewslice.errors import FewsliceError, InputError, PartialError
 from fewslice.files import checksum, disk_error
@@ -142,7 +142,7 @@ def mesh_objects(
     check_installed(kind)
     facts = [volume.content_hash(), list(size), list(volume.origin_um), error, smoothing, kind, prefix]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    _check_folder(folder, overwrite=overwrite)
+    _check_folder(folder)
     record_folder = folder / ".fewslice"
     if record_folder.exists() and not overwrite:
         open_record(record_folder, key, what=str(folder))
@@ -294,7 +294,8 @@ def _cell_boxes(box: Box, most_voxels: int) -> Iterator[Box]:
         yield Box(start, stop)
 
 
-def _check_folder(folder: Path, *, overwrite: bool) -> None:
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which there is something else, which --overwrite would remove."""
     if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / ".fewslice" / "job.json").exists()):
@@ -309,7 +310,7 @@ def _boxes(
     if known is not None:
         return known
     parts = folder.with_name(f".{folder.name}.parts")
-    used = choose_block(volume.shape, (1, 1, 1), volume.chunks or volume.shape, _READ_VOXELS)
+    used = choose_block(volume.shape, (1, 1, 1), volume.chunks or choose_chunk(volume.shape), _READ_VOXELS)
     blocks = cover(volume.shape, used, (0, 0, 0))
     try:
         parts.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from fewslice import io
 from fewslice.blocks.engine import Engine, Outcome, Retry, run_blocks
-from fewslice.blocks.plan import choose_block
+from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import Record, open_record
 from fewslice.errors import InputError
 from fewslice.files import checksum, disk_error, write_atomic, write_json
@@ -248,7 +248,7 @@ def cut(volume: Volume, block: Shape | None = None) -> Shape:
     InputError
         If sums over it could exceed 64 bits.
     """
-    used = block or choose_block(volume.shape, (1, 1, 1), volume.chunks or volume.shape, _READ_VOXELS)
+    used = block or choose_block(volume.shape, (1, 1, 1), volume.chunks or choose_chunk(volume.shape), _READ_VOXELS)
     used = tuple(min(b, s) for b, s in zip(used, volume.shape, strict=True))
     check_bounds(volume.shape, used)
     return used

@@ -53,10 +53,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fewslice.blocks.pyramid import forget_pyramid
-from fewslice.blocks.record import Record, open_record
+from fewslice.blocks.record import Record, existing_record, open_record
 from fewslice.errors import InputError
 from fewslice.files import disk_error
 from fewslice.geometry import Block
+from fewslice.volume import Volume
 
 __all__ = [
     "CONTACT",
@@ -65,9 +66,11 @@ __all__ = [
     "Output",
     "Place",
     "Regions",
+    "check_finished",
     "choose_kind",
     "claim_instances",
     "no_contacts",
+    "prediction_key",
     "probability_channels",
     "voxels_of",
 ]
@@ -201,6 +204,45 @@ def claim_instances(store: Path, key: str, *, overwrite: bool) -> Record:
     elif labels.exists() and not overwrite and not (folder / "job.json").exists():
         raise InputError(f"{labels} exists and was not made by segment; pass --overwrite to replace it")
     return open_record(folder, key, what=f"{labels}")
+
+
+def check_finished(labels: Path) -> None:
+    """Refuse objects or classes that segment or predict has begun and not finished.
+
+    Parameters
+    ----------
+    labels
+        ``OUT.ome.zarr/labels/instances`` or ``…/segmentation``; any other labels are nobody's job and pass.
+
+    Raises
+    ------
+    InputError
+        If they are unfinished.
+    """
+    job = {"instances": "instances", "segmentation": ""}.get(labels.name)
+    if job is None or labels.parent.name != "labels":
+        return
+    store = labels.parent.parent
+    record = existing_record(store / ".fewslice" / job)
+    if record is not None and not record.finished:
+        verb = "segment" if job else "predict"
+        raise InputError(f"labels/{labels.name} of {store} are unfinished; run the {verb} command again, then this one")
+
+
+def prediction_key(image: Volume, store: Path) -> str:
+    """Return the identity of a prediction's values: its record's, or, of a copy without one, that of the content.
+
+    Raises
+    ------
+    InputError
+        If the prediction is unfinished.
+    """
+    record = existing_record(store / ".fewslice")
+    if record is None:
+        return image.content_hash()
+    if not record.finished:
+        raise InputError(f"{store} is an unfinished prediction; run its predict command again, then segment it")
+    return record.key
 
 
 def probability_channels(outputs: Sequence[Output], kind: str) -> tuple[int, ...]:

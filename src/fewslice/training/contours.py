@@ -397,6 +397,9 @@ def _matched(
 ) -> _Matches:
     """Match contours, best first, each with the object of its class that it overlaps most, if free and IoU ≥ 0.5.
 
+    Contours overlap, and are hits or not whatever worse ones do, so that one pass gives F1 at every threshold of the
+    score; :func:`fewslice.metrics.instance.match` matches labels, at one threshold.
+
     Parameters
     ----------
     proposals

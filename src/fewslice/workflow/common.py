@@ -31,7 +31,9 @@ def check_outputs(paths: Sequence[str], outputs: Sequence[Path]) -> None:
     for target in outputs:
         above = next(folder for folder in target.absolute().parents if folder.exists())
         if not above.is_dir():
-            raise InputError(f"{above} is a file, not a folder; give -o OUT.ome.zarr, or a folder for several images")
+            raise InputError(
+                f"{above} is a file, not a folder, so {target.name} cannot be made in it; choose another -o"
+            )
         place = target.resolve()
         for path in paths:
             if not io.is_address(path) and place in (Path(path).resolve(), *Path(path).resolve().parents):

@@ -54,9 +54,9 @@ def segment(
     output
         ``OUT.ome.zarr``, for an image only.
     threshold
-        Foreground threshold, 0–1; by default the prediction's.
+        Foreground threshold, 0–1; by default the prediction's. Of contours, which have no foreground, the lowest score.
     block
-        (z, y, x) voxels per block; the objects do not depend on it.
+        (z, y, x) voxels per block; the objects do not depend on it. Contours have no blocks.
     axes, channels, voxel_size_um
         Of an image.
     workers, scheduler, slurm, retries
@@ -95,8 +95,13 @@ def segment(
         if stored.image.voxel_size_um is None and listener is not None:
             listener({"event": "note", "note": f"{stored.path} has no voxel size, so lengths count in voxels."})
         if hasattr(asked.module, "segment_store"):
+            if block is not None:
+                raise InputError(
+                    f"--block does not apply to segmenter {asked.kind}, which works plane by plane; leave it out"
+                )
+            config = asked.config if threshold is None else asked.config.model_copy(update={"threshold": threshold})
             said: dict[str, Any] = asked.module.segment_store(
-                asked.config, stored.path, overwrite=overwrite, engine=engine, retry=retry, listener=listener
+                config, stored.path, overwrite=overwrite, engine=engine, retry=retry, listener=listener
             )
             return said
         found = segment_store(
@@ -314,11 +319,12 @@ def measure(
     from fewslice.measurement import find_prediction, measure_objects
 
     source, store = _label_source(path, labels, axes)
+    table = _output(output, path, "objects.csv")
     tell = listener or ignore_event
     with open_engine(workers, scheduler, slurm) as engine:
         measurement = measure_objects(
             source,
-            Path(output) if output is not None else _sidecar(path, "objects.csv"),
+            table,
             voxel_size_um=voxel_size_um,
             image=_source(image, axes),
             regions=_source(regions, axes),
@@ -444,14 +450,14 @@ def mesh(
     with open_engine(workers, scheduler, slurm) as engine:
         found = mesh_objects(
             source,
-            Path(output) if output is not None else _sidecar(path, "meshes"),
+            _output(output, path, "meshes"),
             objects,
             kind=kind,
             voxel_size_um=voxel_size_um,
             error_um=error_um,
             smoothing=smoothing,
             table=_sidecar(path, "objects.csv"),
-            prefix="class_" if classes is not None else "",
+            prefix="class_" if classes is not None and kind != "neuroglancer" else "",  # which asks for numbers
             names=classes,
             overwrite=overwrite,
             engine=engine,
@@ -498,7 +504,7 @@ def estimate_meshes(
     return [
         preflight.estimate_meshes(
             source,
-            Path(output) if output is not None else _sidecar(path, "meshes"),
+            _output(output, path, "meshes"),
             objects,
             kind=kind,
             voxel_size_um=voxel_size_um,
@@ -549,12 +555,14 @@ def _absolute(path: str | Path) -> str:
 def _label_source(path: str | Path, labels: str | None, axes: str | None) -> tuple[Source, Path | None]:
     """Return the labels that are meant, and the OME-Zarr image they belong to, if any."""
     from fewslice.measurement import Source
+    from fewslice.segmenters import check_finished
 
     place = Path(path)
     if not place.exists() and ":" not in str(path):
         raise InputError(f"{path} does not exist; check the path")
     known = [entry["name"] for entry in io.describe(place, axes=axes)["labels"]] if place.is_dir() else []
     if labels is None and not known and not (place / "labels").is_dir():
+        check_finished(place)
         volume = io.open_labels(path, axes=axes)
         if "outputs" in volume.attributes:
             raise InputError(f"{path} holds no labels of objects; make them with fewslice segment first")
@@ -563,7 +571,15 @@ def _label_source(path: str | Path, labels: str | None, axes: str | None) -> tup
     if name not in known:
         has = f"its labels are {', '.join(known)}" if known else "it has none"
         raise InputError(f"{path} has no labels '{name}' ({has}); run fewslice segment first, or choose with --labels")
+    check_finished(place / "labels" / name)
     return Source(_absolute(place / "labels" / name)), place
+
+
+def _output(asked: str | Path | None, path: str | Path, what: str) -> Path:
+    """Return the place that was asked for, if something can be made there, or the usual one beside an image."""
+    place = Path(asked) if asked is not None else _sidecar(path, what)
+    check_outputs([], [place])
+    return place
 
 
 def _sidecar(path: str | Path, what: str) -> Path:
