@@ -1,8 +1,4 @@
-"""How sure a difference between two methods is, over paired repetitions.
-
-Two methods scored on the same draws (same seed, same annotated planes, same test volume) are compared by their
-differences per draw; what the draws have in common cancels.
-"""
+"""How sure a mean is over few repetitions, such as the differences of two methods scored on the same draws."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from scipy.special import stdtrit
 
 from fewslice.errors import InputError
 
-__all__ = ["Interval", "bootstrap", "paired_bootstrap", "paired_student", "student"]
+__all__ = ["Interval", "bootstrap", "student"]
 
 
 @dataclass(frozen=True)
@@ -121,28 +117,6 @@ def bootstrap(
     means = data[generator.integers(0, data.size, (resamples, data.size))].mean(axis=1)
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Interval(mean, float(low), float(high), data.size, confidence, "bootstrap")
-
-
-def paired_student(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Student-t interval of ``first - second``, draw by draw; see :func:`student`."""
-    return student(_differences(first, second), confidence)
-
-
-def paired_bootstrap(
-    first: Sequence[float],
-    second: Sequence[float],
-    generator: np.random.Generator,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-) -> Interval:
-    """Percentile-bootstrap interval of ``first - second``, draw by draw; see :func:`bootstrap`."""
-    return bootstrap(_differences(first, second), generator, confidence, resamples)
-
-
-def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    if len(first) != len(second):
-        raise InputError(f"paired values must be equally many, got {len(first)} and {len(second)}")
-    return [float(a) - float(b) for a, b in zip(first, second, strict=True)]
 
 
 def _finite(values: Sequence[float], confidence: float) -> npt.NDArray[np.float64]:
