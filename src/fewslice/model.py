@@ -34,7 +34,6 @@ __all__ = [
     "build_network",
     "median_of_planes",
     "outputs_of",
-    "segment_probabilities",
     "views_of",
 ]
 
@@ -610,22 +609,3 @@ def median_of_planes(x: torch.Tensor, count: int, axis: int) -> torch.Tensor:
         for i in range(len(planes))
     ]
     return torch.stack(middle).movedim(0, 2 + axis)
-
-
-def segment_probabilities(stored: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
-    """Turn stored probabilities into classes.
-
-    Parameters
-    ----------
-    stored
-        (k, z, y, x) uint8, one channel per foreground class.
-    threshold
-        Foreground where the sum of the channels reaches ``threshold × 255``.
-
-    Returns
-    -------
-    ndarray
-        (z, y, x) uint8: 0 background, else 1 + the index of the most probable channel.
-    """
-    foreground = stored.sum(axis=0, dtype=np.uint16) >= threshold * 255.0
-    return np.where(foreground, stored.argmax(axis=0) + 1, 0).astype(np.uint8)

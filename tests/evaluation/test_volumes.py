@@ -17,7 +17,7 @@ from fewslice.errors import InputError
 from fewslice.evaluation import Segmentation, evaluate, volumes
 from fewslice.metrics import semantic, surface
 from fewslice.metrics.along_z import consistency
-from fewslice.prediction.whole import segment_probabilities
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.volume import Volume
 
 
@@ -114,19 +114,12 @@ def test_at_half_and_at_the_stored_threshold() -> None:
 
 def test_several_classes_at_half() -> None:
     probability = np.array([[60, 100, 0], [70, 20, 130]], np.uint8).reshape(2, 1, 1, 3)  # sums 130, 120, 130
-    assert volumes.labels_at(probability, 0.5).tolist() == [[[2, 0, 2]]]
+    assert segment_probabilities(probability, 0.5).tolist() == [[[2, 0, 2]]]
     labels = np.zeros((1, 1, 3), np.uint8)
     result = evaluate(output(labels, (5, 9), probability), from_labels(np.array([[[5, 0, 9]]])))
     assert result["at_half"]["confusion"] == [[1, 0], [0, 2]]
     assert result["at_half"]["classes"]["9"]["confusion"] == [[1, 1], [0, 1]]
     assert result["at_half"]["classes"]["5"]["confusion"] == [[2, 0], [1, 0]]
-
-
-@given(st.integers(0, 2**16), st.integers(1, 3), st.sampled_from([0.1, 0.5, 0.73]))
-@settings(max_examples=15, deadline=None)
-def test_labels_as_prediction_makes_them(seed: int, channels: int, threshold: float) -> None:
-    stored = np.random.default_rng(seed).integers(0, 256, (channels, 2, 3, 4)).astype(np.uint8)
-    assert (volumes.labels_at(stored, threshold) == segment_probabilities(stored, threshold)).all()
 
 
 # ---------------------------------------------------------------------------------------------------------- matching

@@ -45,6 +45,7 @@ def evaluate(
     """
     from fewslice import workflow
 
+    notes: list[str] = []
     scores = workflow.evaluate(
         prediction,
         truth,
@@ -56,7 +57,10 @@ def evaluate(
         tolerance_um=tolerance_um,
         instances=instances,
         ignore_smaller=ignore_smaller,
+        listener=lambda event: notes.append(event["note"]),
     )
+    for note in notes:
+        typer.echo(note, err=True)
     table = object_table if instances else score_table
     typer.echo(json.dumps(scores, indent=2) if as_json else table(scores))
 

@@ -92,6 +92,8 @@ def score_table(scores: dict[str, Any]) -> str:
         lines.append(row("at 0.5", scores["at_half"]))
     (tn, fp), (fn, tp) = scores["confusion"]
     lines.append(f"confusion   TN {tn}  FP {fp}  FN {fn}  TP {tp}")
+    if scores.get("complete") is False:
+        lines.append("the prediction is not finished: blocks are missing and count as background; run predict again")
     return "\n".join(lines)
 
 

@@ -27,11 +27,11 @@ from fewslice.errors import InputError
 from fewslice.geometry import Block, Box, cover
 from fewslice.metrics import along_z, semantic, surface
 from fewslice.metrics.intervals import bootstrap_pooled
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.prediction.proposals import folder_of
-from fewslice.segmenters._foreground import labels_at
 from fewslice.volume import Volume
 
-__all__ = ["Segmentation", "evaluate", "labels_at", "open_segmentation"]
+__all__ = ["Segmentation", "evaluate", "open_segmentation"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -437,7 +437,7 @@ def _accumulate(
             here = box.shift([-start for start in block.read.start]).slices
             counts.by_cell[cell] += semantic.confusion(labels[here], true[here], valid[here], side - 1)
         if judged.probabilities is not None:
-            half = matching.classes(labels_at(judged.probabilities.read(write), 0.5), judged.source)
+            half = matching.classes(segment_probabilities(judged.probabilities.read(write), 0.5), judged.source)
             counts.half += semantic.confusion(half, true[inner], valid[inner], side - 1)
         if with_surface:
             for name, part in (("predicted", labels), ("truth", true)):

@@ -105,7 +105,7 @@ def mask_image(
         config, image, None if progress is None else lambda d, n: progress("survey", d, n)
     )
     if not output.exists():
-        contents = Contents(image.shape, ("foreground",), voxel, chunk)
+        contents = Contents(image.shape, ("foreground",), voxel, chunk, origin_um=image.origin_um)
         create_outputs(output, contents, facts | {"mask_facts": found} | (attributes or {}), key)
         record = open_record(marks, key, what=str(output))
     io.remove_leftovers(output)

@@ -1,8 +1,7 @@
-"""How sure a difference between two methods is, over paired repetitions.
+"""How sure a mean is over few repetitions, such as the differences of two methods scored on the same draws.
 
-Two methods scored on the same draws (same seed, same annotated planes, same test volume) are compared by their
-differences per draw; what the draws have in common cancels. A number that is pooled over parts of one image, such as
-Dice, gets its interval from the parts (:func:`bootstrap_pooled`).
+A number that is pooled over parts of one image, such as Dice, gets its interval from the parts
+(:func:`bootstrap_pooled`).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from scipy.special import stdtrit
 
 from fewslice.errors import InputError
 
-__all__ = ["Interval", "bootstrap", "bootstrap_pooled", "paired_bootstrap", "paired_student", "student"]
+__all__ = ["Interval", "bootstrap", "bootstrap_pooled", "student"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -175,28 +174,6 @@ def bootstrap_pooled(
     drawn = generator.multinomial(parts, np.full(parts, 1 / parts), size=resamples)
     low, high = np.nanquantile(score((drawn @ counts).astype(np.float64)), [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Interval(value, float(low), float(high), parts, confidence, "bootstrap")
-
-
-def paired_student(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Student-t interval of ``first - second``, draw by draw; see :func:`student`."""
-    return student(_differences(first, second), confidence)
-
-
-def paired_bootstrap(
-    first: Sequence[float],
-    second: Sequence[float],
-    generator: np.random.Generator,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-) -> Interval:
-    """Percentile-bootstrap interval of ``first - second``, draw by draw; see :func:`bootstrap`."""
-    return bootstrap(_differences(first, second), generator, confidence, resamples)
-
-
-def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    if len(first) != len(second):
-        raise InputError(f"paired values must be equally many, got {len(first)} and {len(second)}")
-    return [float(a) - float(b) for a, b in zip(first, second, strict=True)]
 
 
 def _finite(values: Sequence[float], confidence: float) -> npt.NDArray[np.float64]:

@@ -16,10 +16,11 @@ from fewslice.blocks.job import BlockFailure, Note, Work
 from fewslice.errors import InputError
 from fewslice.geometry import Block, Shape
 from fewslice.model import Model
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.morphology.proposals import Proposals, none
 from fewslice.prediction.proposals import folder_of, owned, write_block
 from fewslice.prediction.resampling import Resampling
-from fewslice.prediction.whole import quantised, segment_probabilities
+from fewslice.prediction.whole import quantised
 from fewslice.volume import Volume
 
 __all__ = ["Elsewhere", "PredictBlocks", "Settings", "is_empty", "predict_work"]

@@ -27,17 +27,15 @@ def ignore_event(event: dict[str, Any]) -> None:
 
 
 def check_outputs(paths: Sequence[str], outputs: Sequence[Path]) -> None:
-    """Refuse to write over an image that is read, over a store that holds it, or into what is not a folder."""
+    """Refuse to write over an image that is read, over what holds it or lies in it, or into what is not a folder."""
     for target in outputs:
         above = next(folder for folder in target.absolute().parents if folder.exists())
         if not above.is_dir():
             raise InputError(
                 f"{above} is a file, not a folder, so {target.name} cannot be made in it; choose another -o"
             )
-        place = target.resolve()
         for path in paths:
-            if not io.is_address(path) and place in (Path(path).resolve(), *Path(path).resolve().parents):
-                raise InputError(f"{target} holds the image {path} itself; choose another -o")
+            io.check_apart(path, target)
 
 
 def find_model(run_or_model: str | Path) -> tuple[Path, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,10 +148,11 @@ def predict(
                 watch.tell("note", note=f"{found} are darker than any annotated foreground and stay 0")
             failed += len(prediction.outcome.failed)
             if run_folder != model_folder:
-                _note_prediction(run_folder, target, volume.source)
+                _note_prediction(run_folder, target, volume.source, watch.tell)
     if failed:
         raise PartialError(
-            f"{failed} blocks could not be predicted and stay 0; mend the image and run the same command again"
+            f"{failed} blocks could not be predicted and stay 0; the same command tries them again, but a mended image "
+            "counts as another one, so pass --overwrite after mending it"
         )
     return [target for _, _, _, target in requests.items]
 
@@ -296,10 +297,16 @@ def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
     return [output / f"{name}.ome.zarr" for name in names]
 
 
-def _note_prediction(run_folder: Path, output: Path, source: str) -> None:
-    """Add a prediction to the results of its run, once, also where a kill came between the two."""
+def _note_prediction(run_folder: Path, output: Path, source: str, tell: Callable[..., None]) -> None:
+    """Add a prediction to the results of its run, once, also where a kill came between the two.
+
+    A run that cannot be written to does not undo the prediction: `tell` says so.
+    """
     from fewslice.training.run_folder import read_lines
 
     entry = {"kind": "prediction", "output": str(output.resolve()), "image": source}
-    if entry not in read_lines(run_folder / "results.jsonl"):
-        append_line(run_folder / "results.jsonl", entry)
+    try:
+        if entry not in read_lines(run_folder / "results.jsonl"):
+            append_line(run_folder / "results.jsonl", entry)
+    except OSError as error:
+        tell("note", note=f"{output} is done, but is not listed in the results of {run_folder}: {error}")
