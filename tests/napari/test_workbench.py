@@ -215,7 +215,7 @@ def counted(bench, layer):
 
 def test_objects_are_never_counted_in_the_thread_of_the_window(bench, instances, monkeypatch):
     bench.chosen[instances] = {2, 3}
-    with pytest.raises(InputError, match="count the objects of .* first"):
+    with pytest.raises(InputError, match=r"count the objects of .* first"):
         bench.merge(instances)
     counting = bench.begin_counting(instances)
     with pytest.raises(InputError, match="are being counted"):

@@ -7,9 +7,9 @@ The first line says what the labels belong to, the others what was done, in orde
     {"crc": 1193, "entry": {"what": "mark", "axis": 0, "plane": 14, "done": true}}
 
 A line is handed to the operating system at once, so that it outlives the program, and a thread has the disk store it,
-so that it outlives a power failure; the caller does not wait for the disk. Lines are only ever appended. A line that the
-disk refused waits, and is written before the next one. A line that is damaged is told by its checksum, kept in a copy of
-the journal, and left out.
+so that it outlives a power failure; the caller does not wait for the disk. Lines are only ever appended. A line that
+the disk refused waits, and is written before the next one. A line that is damaged is told by its checksum, kept in a
+copy of the journal, and left out.
 """
 
 from __future__ import annotations
