@@ -29,6 +29,7 @@ __all__ = [
     "DEFAULT_CHUNKS",
     "OutputStore",
     "VolumeSource",
+    "check_apart",
     "convert",
     "create_labels",
     "create_output",
@@ -518,7 +519,7 @@ def convert(
     Raises
     ------
     InputError
-        If source and target are the same, and as :func:`open_volume` and :func:`save_volume`.
+        If source and target are the same or one lies in the other, and as :func:`open_volume` and :func:`save_volume`.
     """
     origin, destination = os.fspath(source), os.fspath(target)
     if like is not None and not needs_grid(origin):
@@ -529,13 +530,36 @@ def convert(
         volume = replace(painted, voxel_size_um=image.voxel_size_um, origin_um=image.origin_um)
     else:
         volume = open_volume(origin, axes=axes, channels=channels, voxel_size_um=voxel_size_um)
-    form = _format_or_none(destination)
-    place = form.location(destination) if form is not None else Path(destination)
-    if place.exists() and place.resolve() == _format(origin).location(origin).resolve():
-        raise InputError(f"{destination} is the source itself; choose another output")
+    check_apart(origin, destination)
     labels = _stored(origin).is_labels if is_labels is None else is_labels
     _save(destination, volume, WriteOptions(ome_version=ome_version, is_labels=labels), overwrite)
     return replace(open_volume(destination), axes_note=volume.axes_note)
+
+
+def check_apart(source: PathLike, target: PathLike) -> None:
+    """Refuse to write to `target` if that would replace `source`, something that holds it, or a part of it.
+
+    Parameters
+    ----------
+    source
+        What is read; of ``file.h5:dataset`` the file counts.
+    target
+        What is to be written.
+
+    Raises
+    ------
+    InputError
+        If target and source are one place, or one lies in the other.
+    """
+    if is_address(source) or is_address(target):
+        return
+    read, written = _place(os.fspath(source)).resolve(), _place(os.fspath(target)).resolve()
+    if written == read:
+        raise InputError(f"{target} is the source itself; choose another output")
+    if written in read.parents:
+        raise InputError(f"{target} holds the source {source}, which would be lost; choose another output")
+    if read in written.parents and read.is_dir():
+        raise InputError(f"{target} lies in the source {source}, which would change; choose another output")
 
 
 def describe(path: PathLike, *, axes: str | None = None) -> dict[str, Any]:
@@ -635,6 +659,9 @@ def _put(path: str, kind: ModuleType, fill: Callable[[str], None], overwrite: bo
     if is_address(path):
         raise InputError(f"{path} is an address; results are written to a local or shared disk, so give a path")
     place: Path = kind.location(path)
+    above = next(folder for folder in place.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"{above} is a file, not a folder, so {path} cannot be written; choose another output")
     if place.exists():
         if not overwrite:
             raise InputError(f"{place} exists; pass --overwrite to replace it, or choose another output")
@@ -727,6 +754,13 @@ def _checked(path: str, stored: Stored) -> Stored:
             f"{path} holds values of type {stored.array.dtype}; expected integers or floating-point numbers"
         )
     return stored
+
+
+def _place(path: str) -> Path:
+    """Return the file or folder on disk that a path lies in."""
+    kind = None if Path(path).is_file() else _format_or_none(path)
+    place: Path = Path(path) if kind is None else kind.location(path)
+    return place
 
 
 def _format_or_none(path: str) -> ModuleType | None:

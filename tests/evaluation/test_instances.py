@@ -109,6 +109,10 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         evaluate_instances(_truth(), from_labels((_truth() > 0).astype(np.uint8)))
     store = tmp_path / "OUT.ome.zarr"
     io.create_output(store, shape=(6, 12, 12), channel_names=["p"])
+    facts = {"outputs": [{"name": "score", "kind": "contour"}]}
+    io.create_output(tmp_path / "contours.ome.zarr", shape=(6, 12, 12), channel_names=["score"], attributes=facts)
+    with pytest.raises(InputError, match=r"no objects yet; run fewslice segment"):
+        evaluate_instances(tmp_path / "contours.ome.zarr", truth)
     io.create_labels(store, "segmentation", shape=(6, 12, 12), dtype=np.uint8)
     with pytest.raises(InputError, match=r"no labels/instances yet; run fewslice segment"):
         evaluate_instances(store, truth)

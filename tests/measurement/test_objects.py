@@ -17,9 +17,10 @@ from skimage.measure import label, marching_cubes, mesh_surface_area, regionprop
 
 from fewslice import io, workflow
 from fewslice.blocks.engine import Opened, Outcome
+from fewslice.blocks.record import open_record
 from fewslice.errors import InputError, PartialError
 from fewslice.geometry import Block, Box
-from fewslice.measurement import Source, measure_objects, objects
+from fewslice.measurement import Source, measure_objects, meshes, objects
 from fewslice.volume import Volume
 
 VOXEL = (2.0, 0.5, 0.25)
@@ -222,6 +223,53 @@ def test_a_damaged_chunk_leaves_no_table(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "OUT.objects.csv").exists()
     chunk.write_bytes(kept)
     assert workflow.measure(path, block=(6, 16, 33))["objects"] == 14
+
+
+def test_a_contiguous_file_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.zeros((40, 300, 300), np.uint8)
+    labels[4:38, 200:290, 200:290] = 1
+    tifffile.imwrite(tmp_path / "cells.tif", labels, imagej=True, metadata={"axes": "ZYX"})
+    assert io.open_labels(tmp_path / "cells.tif").chunks is None
+    original, voxels = Volume.read, []
+
+    def counted(volume: Volume, *arguments: Any) -> Any:
+        values = original(volume, *arguments)
+        voxels.append(values.size)
+        return values
+
+    monkeypatch.setattr(Volume, "content_hash", lambda self: "of no interest here")
+    monkeypatch.setattr(Volume, "read", counted)
+    monkeypatch.setattr(objects, "_READ_VOXELS", 1)
+    monkeypatch.setattr(meshes, "_READ_VOXELS", 1)
+    summary = workflow.measure(tmp_path / "cells.tif", voxel_size_um=(1, 1, 1))
+    assert summary["objects"] == 1 and max(voxels) <= 33 * 257 * 257
+    voxels.clear()
+    (tmp_path / "cells.objects.csv").unlink()
+    workflow.mesh(tmp_path / "cells.tif", voxel_size_um=(1, 1, 1))
+    assert voxels and max(voxels) <= 33 * 257 * 257
+
+
+def test_unfinished_objects_are_refused(tmp_path: Path) -> None:
+    path = store(tmp_path, blobs())
+    record = open_record(path / ".fewslice" / "instances", "key", what="")
+    for place in (path, path / "labels" / "instances"):
+        with pytest.raises(InputError, match="unfinished; run the segment command again"):
+            workflow.measure(place)
+        with pytest.raises(InputError, match="unfinished; run the segment command again"):
+            workflow.mesh(place)
+    record.finish()
+    assert workflow.measure(path)["objects"] == 14
+    open_record(path / ".fewslice", "key", what="")
+    with pytest.raises(InputError, match="unfinished; run the predict command again"):
+        workflow.mesh(path, classes=[3])
+
+
+def test_a_file_is_no_folder_to_write_in(tmp_path: Path) -> None:
+    path = store(tmp_path, blobs())
+    (tmp_path / "notes.txt").touch()
+    for verb, name in ((workflow.measure, "x.csv"), (workflow.mesh, "m")):
+        with pytest.raises(InputError, match=rf"notes.txt is a file, not a folder, so {name} cannot be made in it"):
+            verb(path, output=tmp_path / "notes.txt" / name)  # type: ignore[operator]
 
 
 def test_no_objects_make_an_empty_table(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_arguments_are_those_of_the_experiment(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "fewslice.workflow.train", lambda experiment, output, **k: seen.append((experiment, output)) or output
     )
-    monkeypatch.setattr("fewslice.cli.training.say_trained", lambda folder: None)
+    monkeypatch.setattr("fewslice.cli.training.say_trained", lambda folder, **k: None)
     from fewslice import cli
 
     with pytest.raises(SystemExit) as end:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from fewslice.errors import InputError
 from fewslice.synthesis.simulation import Simulation
-from fewslice.synthesis.survival import annotation_survival, fit_pixel_detector, match
+from fewslice.synthesis.survival import annotation_survival, fit_pixel_detector
 
 
 def _simulation(image: npt.NDArray[np.uint8], instances: npt.NDArray[np.uint32]) -> Simulation:
@@ -66,8 +66,20 @@ def test_survival_needs_enough_overlap() -> None:
         annotation_survival(labels, [before], [other])
 
 
-def test_match_is_one_to_one() -> None:
-    """Two detections of one object count once; the assignment that pairs most is taken."""
-    assert match(np.array([[0.9], [0.8]]), 0.5) == 1
-    assert match(np.array([[0.9, 0.6], [0.7, 0.0]]), 0.5) == 2
-    assert match(np.array([[0.4]]), 0.5) == 0
+def test_masks_that_overlap_are_matched_one_to_one() -> None:
+    """Two masks of one cell count once; two cells of which one mask holds both get a pair each if the other allows."""
+    truth = np.zeros((1, 4, 40), np.uint32)
+    truth[0, :, 0:10], truth[0, :, 20:28] = 1, 2
+    cells = _simulation(np.full(truth.shape, 9, np.uint8), truth)
+
+    def survive(*spans: tuple[int, int], threshold: float = 0.5) -> tuple[float, float]:
+        masks = np.zeros((len(spans), *truth.shape), bool)
+        for mask, (low, high) in zip(masks, spans, strict=True):
+            mask[..., low:high] = True
+        found = annotation_survival(lambda image: masks, [cells], [cells], threshold=threshold)
+        return found.recall_before, found.precision_before
+
+    assert survive((0, 10), (1, 10)) == (0.5, 0.5)
+    assert survive((0, 10), (20, 28)) == (1.0, 1.0)
+    assert survive((0, 28), (0, 10), threshold=0.25) == (1.0, 1.0)  # 10/28 and 1 for cell 1, 8/28 for cell 2
+    assert survive((0, 4)) == (0.0, 0.0)

@@ -22,7 +22,7 @@ from fewslice.cli.options import (
     read_shape,
     read_voxel_size,
 )
-from fewslice.cli.text import progress, readable
+from fewslice.cli.text import progress, readable, say_written
 
 __all__ = ["convert", "export", "info", "simulate"]
 
@@ -36,6 +36,7 @@ def export(
     ] = None,
     axes: Axes = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key=value; repeatable.")] = None,
+    as_json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a trained model for other tools, as ONNX or as a bioimage.io package.
@@ -47,7 +48,7 @@ def export(
 
     settings = settings_from_assignments(set_ or [])
     path = workflow.export(run_folder, to, output, image=image, axes=axes, settings=settings, overwrite=overwrite)
-    typer.echo(f"wrote {path}")
+    say_written(path, as_json=as_json)
 
 
 def info(path: Annotated[str, typer.Argument(help="A volume.")], axes: Axes = None, as_json: Json = False) -> None:
@@ -79,6 +80,7 @@ def convert(
     channels: Channels = None,
     voxel_size_um: Voxel = None,
     ome_version: Annotated[str, typer.Option(help="Of OME-Zarr: 0.5 or 0.4.")] = "0.5",
+    as_json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a volume to another format, keeping its voxel size and channels; outlines to labels.
@@ -98,7 +100,7 @@ def convert(
         ome_version=ome_version,
         overwrite=overwrite,
     )
-    typer.echo(f"wrote {written}")
+    say_written(written, as_json=as_json)
 
 
 def simulate(

@@ -8,7 +8,6 @@ cross-sections.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.metrics import instance
 from fewslice.metrics.surface import isolated_axis
+from fewslice.segmenters import check_finished
 from fewslice.volume import Volume
 
 __all__ = ["evaluate_instances", "open_instances"]
@@ -46,13 +46,15 @@ def open_instances(path: str | Path) -> Volume:
     """
     place = Path(path)
     if (place / "labels" / "instances").is_dir():
-        job = place / ".fewslice" / "instances" / "job.json"
-        if job.exists() and not json.loads(job.read_text(encoding="utf-8")).get("finished"):
-            raise InputError(f"the objects in {path} are unfinished; run its segment command again, then evaluate")
+        check_finished(place / "labels" / "instances")
         return io.open_labels(place / "labels" / "instances")
     if (place / "labels" / "segmentation").is_dir():
         raise InputError(f"{path} has no labels/instances yet; run fewslice segment {path}, then evaluate")
-    return io.open_labels(path)
+    check_finished(place)
+    volume = io.open_labels(path)
+    if "outputs" in volume.attributes:
+        raise InputError(f"{path} holds scores, no objects yet; run fewslice segment {path}, then evaluate")
+    return volume
 
 
 def evaluate_instances(

@@ -121,7 +121,7 @@ class AnnotateTab:
             self.state.setText(str(error).capitalize())
 
     def begin(self) -> None:
-        """Begin or continue an annotation.
+        """Begin or continue an annotation, with the brush in hand.
 
         Raises
         ------
@@ -134,7 +134,8 @@ class AnnotateTab:
             raise InputError("no image is open; open one, or File > Open Sample > fewslice")
         if not self.folder.text().strip():
             raise InputError("the annotation needs a folder; choose one")
-        self.panel.bench.annotate(image, Path(self.folder.text().strip()), chosen_layer(self.start, layers))
+        layer = self.panel.bench.annotate(image, Path(self.folder.text().strip()), chosen_layer(self.start, layers))
+        layer.mode = "paint"  # the next thing to do
         self.start.setCurrentIndex(0)
 
     def fill(self) -> None:

@@ -206,9 +206,8 @@ def advanced(state: State, event: Mapping[str, Any]) -> State:
         return replace(state, finished=(*(s for s in state.finished if s != stage), stage), seconds_left=0.0)
     if kind == "step":
         loss = loss_of(event)
-        known = loss is not None and math.isfinite(loss)
-        losses = (*state.losses, (_before(state) + step, loss)) if known else state.losses
-        return replace(state, losses=losses, seconds_left=float(event["seconds_left"]))
+        found = () if loss is None or not math.isfinite(loss) else ((_before(state) + step, loss),)
+        return replace(state, losses=(*state.losses, *found), seconds_left=float(event["seconds_left"]))
     if kind == "validation":
         return replace(state, score=score_of(event) or state.score)
     return state

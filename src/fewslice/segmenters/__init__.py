@@ -29,8 +29,9 @@ A kind that works on the image itself, with no model before it, has two function
 A kind whose objects are stored beside the outputs, such as contours, has ``segment_store`` in place of ``halo``,
 ``label``, ``merging`` and ``smallest``:
 
-``segment_store(config, store, *, overwrite, listener) -> dict``
+``segment_store(config, store, *, overwrite, engine, retry, listener) -> dict``
     Writes ``labels/instances`` of the store by itself, resumable, and returns a JSON-safe summary with ``objects``.
+    `engine` and `retry` are those of :func:`fewslice.blocks.engine.run_blocks`.
 
 **How blocks link.** A region that goes on beyond its block says so by naming a voxel of another block that belongs to
 the same region: across the face where regions are one because they touch
@@ -51,10 +52,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fewslice.blocks.record import Record, open_record
+from fewslice.blocks.pyramid import forget_pyramid
+from fewslice.blocks.record import Record, existing_record, open_record
 from fewslice.errors import InputError
 from fewslice.files import disk_error
 from fewslice.geometry import Block
+from fewslice.volume import Volume
 
 __all__ = [
     "CONTACT",
@@ -63,9 +66,11 @@ __all__ = [
     "Output",
     "Place",
     "Regions",
+    "check_finished",
     "choose_kind",
     "claim_instances",
     "no_contacts",
+    "prediction_key",
     "probability_channels",
     "voxels_of",
 ]
@@ -195,9 +200,49 @@ def claim_instances(store: Path, key: str, *, overwrite: bool) -> Record:
             shutil.rmtree(folder)
         except OSError as error:
             raise disk_error(error, folder) from error
+        forget_pyramid(store, "labels/instances")
     elif labels.exists() and not overwrite and not (folder / "job.json").exists():
         raise InputError(f"{labels} exists and was not made by segment; pass --overwrite to replace it")
     return open_record(folder, key, what=f"{labels}")
+
+
+def check_finished(labels: Path) -> None:
+    """Refuse objects or classes that segment or predict has begun and not finished.
+
+    Parameters
+    ----------
+    labels
+        ``OUT.ome.zarr/labels/instances`` or ``…/segmentation``; any other labels are nobody's job and pass.
+
+    Raises
+    ------
+    InputError
+        If they are unfinished.
+    """
+    job = {"instances": "instances", "segmentation": ""}.get(labels.name)
+    if job is None or labels.parent.name != "labels":
+        return
+    store = labels.parent.parent
+    record = existing_record(store / ".fewslice" / job)
+    if record is not None and not record.finished:
+        verb = "segment" if job else "predict"
+        raise InputError(f"labels/{labels.name} of {store} are unfinished; run the {verb} command again, then this one")
+
+
+def prediction_key(image: Volume, store: Path) -> str:
+    """Return the identity of a prediction's values: its record's, or, of a copy without one, that of the content.
+
+    Raises
+    ------
+    InputError
+        If the prediction is unfinished.
+    """
+    record = existing_record(store / ".fewslice")
+    if record is None:
+        return image.content_hash()
+    if not record.finished:
+        raise InputError(f"{store} is an unfinished prediction; run its predict command again, then segment it")
+    return record.key
 
 
 def probability_channels(outputs: Sequence[Output], kind: str) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from fewslice import io
-from fewslice.blocks.plan import choose_chunk
-from fewslice.errors import InputError
+from fewslice.blocks.engine import Engine, Retry, run_blocks
+from fewslice.blocks.job import Note, Work
+from fewslice.blocks.pyramid import forget_pyramid, write_pyramids
+from fewslice.errors import FewsliceError, InputError
 from fewslice.files import write_atomic
-from fewslice.geometry import Box
+from fewslice.geometry import Block, BlockGrid
 from fewslice.morphology.proposals import Proposals, paint, suppress
 from fewslice.prediction.proposals import read_proposals
 from fewslice.segmenters import Output, claim_instances
 
 __all__ = [
     "Config",
+    "PaintPlanes",
     "Proposals",
     "channels",
     "paint",
@@ -41,6 +46,10 @@ __all__ = [
     "suppress",
     "write_geojson",
 ]
+
+
+_CHUNK_PIXELS = 512
+_FIELDS = ("anchor", "score", "category", "contour")
 
 
 class Config(BaseModel):
@@ -74,6 +83,8 @@ def segment_store(
     store: Path,
     *,
     overwrite: bool = False,
+    engine: Engine | None = None,
+    retry: Retry | None = None,
     listener: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Write the instances of a prediction: ``labels/instances`` in it, and whole contours in ``OUT.contours.geojson``.
@@ -86,6 +97,8 @@ def segment_store(
         ``OUT.ome.zarr``, with ``OUT.proposals`` beside it.
     overwrite
         Replace instances of other settings.
+    engine, retry
+        Where planes are painted; see :func:`fewslice.blocks.engine.run_blocks`.
     listener
         Called with progress events.
 
@@ -116,31 +129,91 @@ def segment_store(
     instances = suppress(proposals_of(store), overlap=config.overlap, threshold=config.threshold)
     dtype = np.min_scalar_type(len(instances.score))
     found = {"objects": len(instances.score), "dtype": dtype.name}
-    io.create_labels(
-        store,
-        "instances",
-        shape=image.shape,
-        dtype=dtype,
-        chunks=choose_chunk(image.shape),
-        voxel_size_um=image.voxel_size_um,
-        origin_um=image.origin_um,
-        attributes=facts | found | {"key": key},
-        overwrite=True,
-    )
-    labels = io.open_output(store, labels="instances")
     axis = instances.plane_axis
-    for plane, painted in painted_planes(instances, image.shape):
-        start = tuple(plane if a == axis else 0 for a in range(3))
-        stop = tuple(plane + 1 if a == axis else extent for a, extent in enumerate(image.shape))
-        labels.write(Box(start, stop), np.expand_dims(painted, axis).astype(dtype))
-        if listener is not None:
-            done = {"event": "block", "pass": "paint", "image": str(store), "done": plane + 1}
-            listener(done | {"blocks": image.shape[axis]})
-    io.write_pyramid(store, group="labels/instances")
+    place = store / "labels" / "instances"
+    if not place.exists() or io.open_labels(place).attributes.get("key") != key:
+        forget_pyramid(store, "labels/instances")
+        io.create_labels(
+            store,
+            "instances",
+            shape=image.shape,
+            dtype=dtype,
+            chunks=_plane(image.shape, axis, _CHUNK_PIXELS),
+            voxel_size_um=image.voxel_size_um,
+            origin_um=image.origin_um,
+            attributes=facts | found | {"key": key},
+            overwrite=True,
+        )
+        record.unmark(record.done())
+    kept = store.with_name(f".{store.name}.instances.npz")
+    _save(kept, instances)
+
+    def teller(name: str) -> Callable[[int, int], None]:
+        event = {"event": "block", "pass": name, "image": str(store)}
+        return lambda done, blocks: (listener or _ignore)(event | {"done": done, "blocks": blocks})
+
+    plan = BlockGrid(image.shape, _plane(image.shape, axis), (0, 0, 0), (1, 1, 1))
+    job = PaintPlanes(store.absolute(), kept.absolute())
+    outcome = run_blocks(plan, record, job, engine=engine, retry=retry, progress=teller("paint"))
+    if outcome.failed:
+        plane, reason = outcome.failed[0]
+        raise FewsliceError(f"plane {plane.index[axis]} of {store} cannot be painted: {reason}; run the command again")
+    write_pyramids(store, ("labels/instances",), key, engine=engine, retry=retry, progress=teller("pyramid"))
     values = image.attributes.get("class_values") or [1]
     write_geojson(contours, instances, class_values=values, voxel_size_um=image.voxel_size_um)
     record.finish()
+    kept.unlink(missing_ok=True)
     return said | found | {"already_finished": False}
+
+
+@dataclass(frozen=True)
+class PaintPlanes:
+    """Paint the instances of each plane.
+
+    Attributes
+    ----------
+    store
+        The prediction, with ``labels/instances`` made.
+    instances
+        File that :func:`_save` wrote.
+    """
+
+    store: Path
+    instances: Path
+
+    def open(self) -> Work:
+        """Load the instances and return the work."""
+        with np.load(self.instances, allow_pickle=False) as stored:
+            anchor, score, category, contour = (stored[name] for name in _FIELDS)
+            instances = Proposals(anchor, score, category, contour, int(stored["plane_axis"]))
+        labels = io.open_output(self.store, labels="instances")
+        axis, dtype = instances.plane_axis, labels.array.dtype
+
+        def compute(block: Block, nothing: None) -> NDArray[Any]:
+            members = np.flatnonzero(instances.plane == block.index[axis])
+            height, width = (n for a, n in enumerate(block.write.shape) if a != axis)
+            return np.expand_dims(_painted(instances, members, (height, width)), axis).astype(dtype)
+
+        def write(block: Block, values: NDArray[Any]) -> Note:
+            return {"checksums": {"labels/instances/0": labels.write(block.write, values)}}
+
+        return Work(lambda block: None, compute, write)
+
+
+def _save(path: Path, instances: Proposals) -> None:
+    stream = BytesIO()
+    arrays = {name: getattr(instances, name) for name in _FIELDS}
+    np.savez(stream, plane_axis=instances.plane_axis, **arrays)
+    write_atomic(path, stream.getvalue())
+
+
+def _plane(shape: Sequence[int], axis: int, most: int | None = None) -> tuple[int, ...]:
+    """Return the extents of a plane, or of a piece of it of at most so many pixels along an axis."""
+    return tuple(1 if a == axis else min(extent, most or extent) for a, extent in enumerate(shape))
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    """Listen to nothing."""
 
 
 def proposals_of(output: str | Path) -> Proposals:
@@ -180,8 +253,13 @@ def painted_planes(instances: Proposals, shape: Sequence[int]) -> Iterator[tuple
     planes, first = np.unique(instances.plane[order], return_index=True)
     groups = np.split(order, first[1:]) if len(planes) else []
     for plane, members in zip(planes, groups, strict=True):
-        names = np.concatenate(([0], members + 1)).astype(np.uint32)
-        yield int(plane), names[paint(instances.contour[members], (extent[0], extent[1]))]
+        yield int(plane), _painted(instances, members, (extent[0], extent[1]))
+
+
+def _painted(instances: Proposals, members: NDArray[np.integer], extent: tuple[int, int]) -> NDArray[np.uint32]:
+    """Paint some instances of one plane, under their ids."""
+    names = np.concatenate(([0], members + 1)).astype(np.uint32)
+    return names[paint(instances.contour[members], extent)]
 
 
 def write_geojson(

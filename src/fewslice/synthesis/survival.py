@@ -1,6 +1,6 @@
 """Whether annotation has survived refinement: what a detector finds of it before and after.
 
-1. :func:`annotation_survival` counts, with any detector; :func:`match` pairs detections with objects.
+1. :func:`annotation_survival` counts, with any detector, what :func:`fewslice.metrics.instance.match` pairs.
 2. :func:`fit_pixel_detector` is a detector that needs no training run.
 """
 
@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, optimize
+from scipy import ndimage
 
 from fewslice.errors import InputError
+from fewslice.metrics.instance import Overlaps, count_overlaps, match
 from fewslice.synthesis.simulation import Simulation
 
-__all__ = ["Detect", "Match", "Survival", "annotation_survival", "fit_pixel_detector", "match"]
+__all__ = ["Detect", "Survival", "annotation_survival", "fit_pixel_detector"]
 
 Floats = npt.NDArray[np.float64]
 Detect = Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]]
-Match = Callable[[Floats, float], int]
 
 _PIXELS_PER_IMAGE = 20_000
 
@@ -59,28 +59,12 @@ class Survival:
         return after / before if before else 1.0
 
 
-def match(overlaps: Floats, threshold: float) -> int:
-    """Count pairs of a maximal one-to-one assignment in which each pair's IoU is at least `threshold`.
-
-    Parameters
-    ----------
-    overlaps
-        (detections, objects) intersection over union.
-    threshold
-        In (0, 1].
-    """
-    fitting = (overlaps >= threshold).astype(np.float64)
-    rows, columns = optimize.linear_sum_assignment(-fitting)
-    return int(fitting[rows, columns].sum())
-
-
 def annotation_survival(
     detect: Detect,
     before: Sequence[Simulation],
     after: Sequence[Simulation],
     *,
     threshold: float = 0.5,
-    match: Match = match,
 ) -> Survival:
     """Count what a detector finds of the annotation before and after refinement.
 
@@ -93,8 +77,6 @@ def annotation_survival(
         The same simulations before and after refinement.
     threshold
         Intersection over union from which a detection is the object.
-    match
-        (overlaps (detections, objects), threshold) → number of one-to-one pairs.
 
     Raises
     ------
@@ -111,8 +93,8 @@ def annotation_survival(
         found = right = 0
         for simulation in simulations:
             overlaps = _overlaps(detect(simulation.image), simulation.instances)
-            found += overlaps.shape[0]
-            right += match(overlaps, threshold) if overlaps.size else 0
+            found += overlaps.predicted_ids.size
+            right += match(overlaps, threshold).tp
         rates.append((right / max(objects, 1), right / max(found, 1)))
     (recall_before, precision_before), (recall_after, precision_after) = rates
     return Survival(recall_before, recall_after, precision_before, precision_after, objects)
@@ -173,23 +155,17 @@ def fit_pixel_detector(simulations: Sequence[Simulation], diameter: float, small
     return detect
 
 
-def _overlaps(detected: npt.NDArray[Any], truth: npt.NDArray[np.uint32]) -> Floats:
-    """Intersection over union of every detection with every object, (detections, objects)."""
-    ids, objects = np.unique(truth, return_inverse=True)
-    objects = objects.reshape(-1) if ids[0] == 0 else objects.reshape(-1) + 1
-    count = len(ids) - (ids[0] == 0)
+def _overlaps(detected: npt.NDArray[Any], truth: npt.NDArray[np.uint32]) -> Overlaps:
+    """Count what detections share with objects; masks, unlike labels, may share voxels with each other."""
     if detected.ndim == truth.ndim:
-        values, found = np.unique(detected, return_inverse=True)
-        found = found.reshape(-1) if values[0] == 0 else found.reshape(-1) + 1
-        detections = len(values) - (values[0] == 0)
-        table = np.bincount(found * (count + 1) + objects, minlength=(detections + 1) * (count + 1))
-        table = table.reshape(detections + 1, count + 1)
-        shared, sizes, areas = table[1:, 1:], table[1:].sum(axis=1), table[:, 1:].sum(axis=0)
-    else:
-        masks = detected.reshape(len(detected), truth.size).astype(bool)
-        shared = np.zeros((len(masks), count), dtype=np.intp)
-        for index, mask in enumerate(masks):
-            shared[index] = np.bincount(objects[mask], minlength=count + 1)[1:]
-        sizes, areas = masks.sum(axis=1), np.bincount(objects, minlength=count + 1)[1:]
-    union = sizes[:, None] + areas[None] - shared
-    return np.asarray(shared / np.maximum(union, 1), dtype=np.float64)
+        return count_overlaps(truth, detected)
+    ids, objects = np.unique(truth[truth > 0], return_inverse=True)
+    inside = truth.ravel() > 0
+    masks = detected.reshape(len(detected), truth.size).astype(bool)
+    shared = np.zeros((len(masks), ids.size), dtype=np.int64)
+    for row, mask in zip(shared, masks, strict=True):
+        row += np.bincount(objects[mask[inside]], minlength=ids.size)
+    found, true = np.nonzero(shared)
+    names = np.arange(1, len(masks) + 1)
+    areas, sizes = np.bincount(objects, minlength=ids.size), masks.sum(axis=1)
+    return Overlaps(ids, areas, names, sizes, true, found, shared[found, true])
