@@ -126,6 +126,30 @@ def begin_training(loop):
     return tab
 
 
+def a_view_that_cannot_begin_blocks_no_later_one(loop):
+    from fewslice.errors import InputError
+    from fewslice.napari import predict_tab
+
+    tab, real = loop.panel.predict, predict_tab.fewslice_command
+    tab.image.setCurrentText("phantom somata")
+    loop.panel.bench.show_plane(loop.viewer.layers["phantom somata"], 0, 20)
+
+    def missing(*arguments):
+        raise InputError("the command fewslice is not installed")
+
+    predict_tab.fewslice_command = missing
+    try:
+        loop.do(tab.predict_view)
+        assert loop.spin(60, lambda: loop.panel._problem) and "not installed" in loop.panel.message.text()
+    finally:
+        predict_tab.fewslice_command = real
+    loop.panel._problem = False
+    if "predicted view" in loop.viewer.layers:
+        loop.viewer.layers.remove("predicted view")
+    loop.do(tab.predict_view)
+    assert loop.spin(120, lambda: "predicted view" in loop.viewer.layers), loop.panel.message.text()
+
+
 def a_worker_that_dies_is_said(loop):
     tab = begin_training(loop)
     os.kill(tab.running.command.pid, 9)
@@ -174,7 +198,8 @@ def closing_stops_what_runs_and_frees_the_folder(loop):
 CHECKS = (
     the_whole_loop, it_answers_while_it_trains, keys_work_on_the_canvas, a_row_goes_to_its_cell,
     both_themes_are_legible, no_reference_is_lost,
-    a_volume_that_cannot_be_used_is_said, a_folder_that_is_open_elsewhere_is_said, a_worker_that_dies_is_said,
+    a_volume_that_cannot_be_used_is_said, a_folder_that_is_open_elsewhere_is_said,
+    a_view_that_cannot_begin_blocks_no_later_one, a_worker_that_dies_is_said,
     a_layer_deleted_while_training_loses_nothing, closing_stops_what_runs_and_frees_the_folder,
 )  # fmt: skip
 

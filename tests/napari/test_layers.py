@@ -11,8 +11,10 @@ from fewslice.geometry import Box
 components = pytest.importorskip("napari.components", reason="napari is not installed")
 
 from fewslice.napari.layers import check_labels, displayed_plane, image_of, labels_of, shown_box, voxel_of  # noqa: E402
+from fewslice.napari.prediction import free_output, volume_arguments  # noqa: E402
 from fewslice.napari.readers import get_reader, read_layers  # noqa: E402
 from fewslice.napari.sample_data import two_photon_sample  # noqa: E402
+from fewslice.napari.workbench import Workbench  # noqa: E402
 from fewslice.napari.writers import write_labels  # noqa: E402
 from fewslice.volume import Volume  # noqa: E402
 
@@ -152,6 +154,24 @@ def test_what_fewslice_cannot_open_is_left_to_others_or_said(tmp_path):
     with pytest.raises(InputError, match="--axes"):
         read_layers(str(tmp_path / "axes.tif"))
     assert len(read_layers(str(tmp_path / "axes.tif"), axes="zcyx")) == 4
+
+
+def test_an_address_stays_one(viewer, tmp_path):
+    path = tmp_path / "image.ome.zarr"
+    pixels = values((2, 40, 560, 570))
+    io.save_volume(path, Volume.from_array(pixels, VOXEL))
+    io.create_labels(path, "instances", shape=(40, 560, 570), dtype=np.uint32, voxel_size_um=VOXEL)
+    address = path.as_uri()
+    image, _, labels = added(viewer, layers := read_layers(address))
+    assert [len(data) for data, _, kind in layers if kind == "image"] == [len(read_layers(str(path))[0][0])] * 2
+    assert np.array_equal(np.asarray(image.data[0][3:5]), pixels[0, 3:5])
+    assert image.metadata["fewslice"]["path"] == address
+    assert labels.metadata["fewslice"]["path"] == f"{address}/labels/instances"
+    assert image_of(image).path == address and image_of(image).volume.shape == (40, 560, 570)
+    arguments = volume_arguments(tmp_path / "RUN", address, image_of(image), tmp_path / "OUT.ome.zarr", "cpu")
+    assert arguments[2] == address and free_output(address, tmp_path).name == "image_predicted01.ome.zarr"
+    with pytest.raises(InputError, match="on a disk"):
+        Workbench(viewer, lambda message: None).proofread(labels)
 
 
 def test_an_image_that_changed_on_disk_is_said(viewer, tmp_path):

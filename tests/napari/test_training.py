@@ -61,6 +61,11 @@ def test_the_settings_of_every_strategy_are_those_that_train_takes():
         assert shown.summaries[kind]
     rates = [r for rows in shown.strategies.values() for r in rows if r.key.endswith("learning_rate")]
     assert rates and all("> 0" in r.meaning for r in rates)
+    kinds = {
+        (k, r.default): set(r.choices) for k, rows in shown.strategies.items() for r in rows if "network.kind" in r.key
+    }
+    assert kinds["slices_2d", "unet"] == {"cnn_2d", "residual_unet", "unet"}, "no networks that segment nothing"
+    assert all(set(registry.names("networks")) > choices for choices in kinds.values())
 
 
 def test_the_window_reads_the_settings_from_a_process_of_its_own():
@@ -202,6 +207,50 @@ def test_a_worker_that_dies_is_resumed_and_its_model_predicts_the_canvas(tmp_pat
     expected = io.open_labels(whole / "labels" / "segmentation").read(shown)[0]
     found = prediction.predicted_view(view)
     assert found.shape == shown.shape and (found == expected).mean() > 0.99
+
+
+def contour_model(folder):
+    import torch
+
+    from fewslice.data.normalisation import Normalisation
+    from fewslice.model import Model, NetworkStep, build_network
+
+    torch.manual_seed(1)
+    settings = {
+        "kind": "contour_proposals",
+        "features": 4,
+        "depth": 2,
+        "order": 2,
+        "samples": 8,
+        "radius": 5.0,
+        "reach": 9,
+    }
+    step = NetworkStep(network=settings, in_channels=1, out_channels=2)
+    normalisation = Normalisation("robust", (100.0,), (50.0,))
+    model = Model([step], [build_network(settings, 1, 2)], normalisation=normalisation, class_values=(1,))
+    threshold = float(np.quantile(model.proposals(volume()[0][None], 0.0)[1].score, 0.9))
+    model = Model(model.steps, model.networks, normalisation=normalisation, class_values=(1,), threshold=threshold)
+    model.save(folder)
+    return model
+
+
+def test_the_contours_of_what_is_on_the_canvas_are_drawn(tmp_path):
+    from fewslice.morphology.proposals import paint, suppress
+
+    model = contour_model(tmp_path / "model")
+    opened = prediction.model_folder(tmp_path / "model")
+    shown = Box((4, 8, 10), (5, 30, 44))
+    view = prediction.cut_out(source(), shown, opened, tmp_path)
+    for arguments in (prediction.view_arguments(opened, view), prediction.segment_arguments(view)):
+        command = Command(fewslice_command(*arguments))
+        ended(command, [])
+        assert command.exit_code == 0, command.complaint()
+        found = prediction.predicted_view(view)
+        assert (found is None) == (arguments[0] == "predict"), "contours are drawn by the second command"
+    _, proposed = model.proposals(volume()[0][None, 4:5], model.threshold)
+    expected = paint(suppress(proposed).contour, SHAPE[1:])[None][Box((0, 8, 10), (1, 30, 44)).slices]
+    assert found.shape == shown.shape and 0.02 < (expected > 0).mean() < 0.98
+    assert ((found > 0) == (expected > 0)).mean() > 0.95
 
 
 def test_a_cut_out_holds_the_context_on_the_models_grid(tmp_path):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QGroupBox, QLineEdit, QVBoxLayout, QWidget
 
+from fewslice import io
 from fewslice.errors import InputError
 from fewslice.napari.controls import button, chosen_layer, combo, note, offer_layers, path_row, row
 from fewslice.napari.filling import Filled
@@ -22,9 +23,12 @@ __all__ = ["AnnotateTab", "default_folder"]
 
 
 def default_folder(layer: Any) -> Path:
-    """Return where the annotation of a layer is kept unless somebody says otherwise: beside its file, or at home."""
+    """Return where the annotation of a layer is kept unless somebody says otherwise: beside its file, or at home.
+
+    Images in memory and at addresses have none that could be written beside.
+    """
     path = layer.metadata.get(KEY, {}).get("path") if isinstance(layer.metadata, dict) else None
-    if path is not None:
+    if path is not None and not io.is_address(path):
         place = Path(path)
         return place.parent / f"{place.name.split('.')[0]}.annotation"
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in layer.name)

@@ -35,7 +35,7 @@ class ImageSource:
     volume
         It, all channels that are used.
     path
-        Where it is on disk; None for an image in memory.
+        Where it is: on disk, or at an address, which is text; None for an image in memory.
     axes
         What ``--axes`` says when it is opened by its path; None where the file tells.
     scale, translate
@@ -45,7 +45,7 @@ class ImageSource:
     """
 
     volume: Volume
-    path: Path | None
+    path: Path | str | None
     axes: str | None
     scale: tuple[float, ...]
     translate: tuple[float, ...]
@@ -72,7 +72,7 @@ def image_of(layer: Any) -> ImageSource:
     about = layer.metadata.get(KEY, {})
     shape = _shape3(layer)
     if "path" in about:
-        path = Path(about["path"])
+        path = about["path"] if io.is_address(about["path"]) else Path(about["path"])
         volume = io.open_volume(path, axes=about.get("axes"), voxel_size_um=voxel_of(layer))
         if volume.shape != shape:
             raise InputError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QGroupBox, QProgressBar, QVBoxLayout, QWidget
 
+from fewslice import io
 from fewslice.errors import FewsliceError, InputError
 from fewslice.napari import prediction, training
 from fewslice.napari.controls import button, chosen_layer, combo, note, offer_layers, path_row, row
@@ -48,7 +49,8 @@ class PredictTab:
         run_row, self.run = path_row("A run folder whose training has finished.", folder=True, title="Run folder")
         self.image = combo("The image that is predicted.")
         output_row, self.output = path_row(
-            "Folder for predictions of whole volumes, OUT.ome.zarr; beside the image where none is given.",
+            "Folder for predictions of whole volumes, OUT.ome.zarr; beside the image where none is given, or beside "
+            "the run for an image at an address.",
             folder=True, title="Folder for predictions",
         )  # fmt: skip
         form = QFormLayout()
@@ -124,21 +126,29 @@ class PredictTab:
                 return error
 
         def prepared(view: View | Exception) -> None:
+            self._viewing = False  # until the command has started
             if isinstance(view, Exception):
-                self._viewing = False
                 raise view
-            command = Command(fewslice_command(*prediction.view_arguments(model, view)))
-            self.panel.watch(command, lambda done: self._viewed(done, view, source, name))
+            self._begin_view(prediction.view_arguments(model, view), view, source, name)
 
         self.panel.watch(Call(prepare), prepared)
         self.panel.say(Message("Predicting what is on the canvas…"))
+
+    def _begin_view(self, arguments: list[str], view: View, source: ImageSource, name: str) -> None:
+        command = Command(fewslice_command(*arguments))
+        self._viewing = True
+        self.panel.watch(command, lambda done: self._viewed(done, view, source, name))
 
     def _viewed(self, done: Command, view: View, source: ImageSource, name: str) -> None:
         self._viewing = False
         if done.exit_code != 0:
             raise FewsliceError(f"the prediction ended: {done.complaint()}")
+        values = prediction.predicted_view(view)
+        if values is None:
+            self._begin_view(prediction.segment_arguments(view), view, source, name)
+            return
         active = self.panel.viewer.layers.selection.active
-        self.panel.bench.add_prediction(prediction.predicted_view(view), source, view.shown, name)
+        self.panel.bench.add_prediction(values, source, view.shown, name)
         if active in self.panel.viewer.layers:
             self.panel.viewer.layers.selection.active = active
         self.panel.say(Message(f"Layer {name} shows the prediction"))
@@ -180,8 +190,9 @@ class PredictTab:
             raise InputError("no prediction is running")
         self._command.cancel()
 
-    def _predict(self, run: Path, image: Path, source: ImageSource | None) -> None:
-        folder = Path(self.output.text().strip() or image.parent)
+    def _predict(self, run: Path, image: Path | str, source: ImageSource | None) -> None:
+        beside = run.parent if io.is_address(image) else Path(image).parent
+        folder = Path(self.output.text().strip() or beside)
         output = prediction.free_output(image, folder)
         arguments = prediction.volume_arguments(run, image, source, output, self.panel.train.device.currentText())
         self._begin(arguments, lambda done: self._predicted(done, output))

@@ -31,6 +31,7 @@ __all__ = [
     "next_planes",
     "plan_arguments",
     "predicted_view",
+    "segment_arguments",
     "stage_model",
     "view_arguments",
     "volume_arguments",
@@ -132,10 +133,16 @@ def cut_out(source: ImageSource, shown: Box, model: Opened, folder: Path) -> Vie
     return View(path, place / "predicted.ome.zarr", shown, shown.shift(tuple(-n for n in start)))
 
 
-def predicted_view(view: View) -> npt.NDArray[Any]:
-    """Return the segmentation (z, y, x) of what was on the canvas."""
-    values: npt.NDArray[Any] = io.open_labels(view.output / "labels" / "segmentation").read(view.inside)[0]
-    return values
+def predicted_view(view: View) -> npt.NDArray[Any] | None:
+    """Return the segmentation (z, y, x) of what was on the canvas.
+
+    Of a model that proposes contours these are the objects in them; None until :func:`segment_arguments` were run.
+    """
+    for name in ("segmentation", "instances"):
+        if name in io.open_volume(view.output).label_names:
+            values: npt.NDArray[Any] = io.open_labels(view.output / "labels" / name).read(view.inside)[0]
+            return values
+    return None
 
 
 def view_arguments(model: Opened, view: View) -> list[str]:
@@ -143,7 +150,12 @@ def view_arguments(model: Opened, view: View) -> list[str]:
     return ["predict", str(model.folder), str(view.path), "-o", str(view.output), "--overwrite"]
 
 
-def volume_arguments(run: Path, image: Path, source: ImageSource | None, output: Path, device: str) -> list[str]:
+def segment_arguments(view: View) -> list[str]:
+    """Return the arguments of ``fewslice`` that draw the contours in a predicted cut-out."""
+    return ["segment", str(view.output), "--segmenter", "contours"]
+
+
+def volume_arguments(run: Path, image: Path | str, source: ImageSource | None, output: Path, device: str) -> list[str]:
     """Return the arguments of ``fewslice`` that predict a whole volume or a file."""
     out = ["predict", str(run), str(image), "-o", str(output), "--device", device]
     if source is not None and source.path is not None and source.axes is not None:
@@ -153,9 +165,9 @@ def volume_arguments(run: Path, image: Path, source: ImageSource | None, output:
     return out
 
 
-def free_output(image: Path, folder: Path) -> Path:
+def free_output(image: Path | str, folder: Path) -> Path:
     """Return a name for the prediction of an image that is not taken yet."""
-    stem = image.name.split(".")[0] or "image"
+    stem = Path(image).name.split(".")[0] or "image"
     number = 1
     while (path := folder / f"{stem}_predicted{number:02d}.ome.zarr").exists():
         number += 1

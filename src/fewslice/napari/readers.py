@@ -110,7 +110,7 @@ def read_layers(path: str, axes: str | None = None) -> list[LayerData]:
         pyramid = [LazyPlanes(level, channel) for level in levels]
         options = layer_options(volume) | {
             "name": name if volume.channels == 1 else f"{name} {channel_name}",
-            "metadata": {KEY: {"path": str(Path(path).absolute()), "axes": axes, "channel": channel}},
+            "metadata": {KEY: {"path": _kept(path), "axes": axes, "channel": channel}},
             "multiscale": len(pyramid) > 1,
             "contrast_limits": contrast(pyramid[-1]),
         }
@@ -119,7 +119,7 @@ def read_layers(path: str, axes: str | None = None) -> list[LayerData]:
             options |= {"blending": "additive", "colormap": colours[channel % len(colours)]}
         layers.append((pyramid if len(pyramid) > 1 else pyramid[0], options, "image"))
     for label_name in volume.label_names:
-        place = str(Path(path) / "labels" / label_name)
+        place = _inside(path, f"labels/{label_name}")
         layers.append(_labels(io.open_labels(place), place, f"{name} {label_name}"))
     return layers
 
@@ -133,7 +133,7 @@ def contrast(planes: Any) -> tuple[float, float]:
 
 
 def _labels(volume: Volume, path: str, name: str) -> LayerData:
-    about = {KEY: {"path": str(Path(path).absolute())}}
+    about = {KEY: {"path": _kept(path)}}
     return LazyPlanes(volume), layer_options(volume) | {"name": name, "metadata": about}, "labels"
 
 
@@ -142,7 +142,7 @@ def _levels(path: str, volume: Volume, about: dict[str, Any]) -> list[Volume]:
     levels = [volume]
     if about["format"] != "ome_zarr":
         return levels
-    while (place := Path(path) / str(len(levels))).is_dir():
+    while io.is_address(place := _inside(path, str(len(levels)))) or Path(place).is_dir():
         try:
             level = io.open_volume(place, axes=about["axes"] if "?" not in about["axes"] else None)
         except FewsliceError:
@@ -151,6 +151,16 @@ def _levels(path: str, volume: Volume, about: dict[str, Any]) -> list[Volume]:
             break
         levels.append(level)
     return levels
+
+
+def _kept(path: str) -> str:
+    """Return a path so that it is the same file wherever a process stands; an address as it is."""
+    return path if io.is_address(path) else str(Path(path).absolute())
+
+
+def _inside(path: str, name: str) -> str:
+    """Return the path of what is inside a store, which may be at an address."""
+    return f"{path.rstrip('/')}/{name}" if io.is_address(path) else str(Path(path) / name)
 
 
 def _stem(path: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from fewslice import registry
+from fewslice import networks, registry
 from fewslice.settings_help import meanings
 
 __all__ = ["Forms", "Setting", "command", "forms", "parse_forms"]
@@ -72,8 +72,8 @@ def _rows(config: BaseModel, prefix: str) -> Iterator[Setting]:
         if isinstance(value, BaseModel):
             yield from _rows(value, f"{prefix}{name}.")
         elif name == "network":
-            key = f"{prefix}{name}.kind"
-            yield Setting(key, str(value["kind"]), meaning, tuple(registry.names("networks")))
+            key, purpose = f"{prefix}{name}.kind", networks.purpose(str(value["kind"]))
+            yield Setting(key, str(value["kind"]), meaning, tuple(networks.kinds(purpose)))
             module = registry.load("networks", str(value["kind"]))
             given = {k: v for k, v in value.items() if k != "kind"}
             yield from _rows(module.Config(**given), f"{prefix}{name}.")

@@ -100,8 +100,8 @@ def prepare(folder: Path, source: ImageSource, labels: Volume, request: Request)
     return place
 
 
-def store_image(folder: Path, source: ImageSource) -> Path:
-    """Return where the image is on disk; one that is in memory is written to ``image.ome.zarr`` in `folder` first."""
+def store_image(folder: Path, source: ImageSource) -> Path | str:
+    """Return where the image is; one that is in memory is written to ``image.ome.zarr`` in `folder` first."""
     if source.path is not None:
         return source.path
     path = folder / "image.ome.zarr"
@@ -110,7 +110,7 @@ def store_image(folder: Path, source: ImageSource) -> Path:
     return path
 
 
-def arguments(place: Path, image: Path, source: ImageSource, request: Request) -> list[str]:
+def arguments(place: Path, image: Path | str, source: ImageSource, request: Request) -> list[str]:
     """Return the arguments of ``fewslice`` for a request, the verb first."""
     out = ["train", str(image), "--labels", str(place / "labels.ome.zarr"), "--strategy", request.strategy]
     for spec in plane_specs(set(request.planes)):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fewslice import io
 from fewslice.errors import DiskError, FewsliceError, InputError
 from fewslice.geometry import Box
 from fewslice.napari import proofreading
@@ -155,10 +156,10 @@ class Workbench:
         """
         self._free(labels)
         place = labels.metadata.get(KEY, {}).get("path") if type(labels).__name__ == "Labels" else None
-        if place is None or Path(place).parent.name != "labels":
+        if place is None or io.is_address(place) or Path(place).parent.name != "labels":
             raise InputError(
-                f"{labels.name} is not of labels inside an OME-Zarr, so it cannot be corrected in place; begin an "
-                "annotation with it (tab Annotate), which is corrected with the same tools"
+                f"{labels.name} is not of labels inside an OME-Zarr on a disk, so it cannot be corrected in place; begin "
+                "an annotation with it (tab Annotate), which is corrected with the same tools"
             )
         session = open_edits(place)
         labels.data = session.labels
