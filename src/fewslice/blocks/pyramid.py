@@ -6,6 +6,7 @@ listed in the metadata once all are complete.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from fewslice.blocks.engine import Engine, Retry, run_blocks
 from fewslice.blocks.job import BlockFailure, Note, Work
 from fewslice.blocks.record import existing_record, open_record
 from fewslice.errors import FewsliceError
+from fewslice.files import disk_error
 from fewslice.formats import ome_zarr
 from fewslice.geometry import Block, BlockGrid
 
-__all__ = ["LevelBlocks", "write_pyramids"]
+__all__ = ["LevelBlocks", "forget_pyramid", "write_pyramids"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,22 @@ class LevelBlocks:
             return {"checksums": {name: reduction.target.write(block.write, values)}}
 
         return Work(read, lambda block, values: reduction.reduce(values), write)
+
+
+def forget_pyramid(store: Path, group: str) -> None:
+    """Forget which levels of an image or of labels were made, before their first level is made anew.
+
+    Raises
+    ------
+    DiskError
+        If the disk refuses.
+    """
+    folder = store / ".fewslice" / "levels" / group
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from error
 
 
 def write_pyramids(
