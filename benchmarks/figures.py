@@ -10,7 +10,7 @@ from benchmarks.arms import ARMS
 from benchmarks.tables import Series
 from benchmarks.targets import at
 
-__all__ = ["draw_agreement", "draw_alpha", "draw_cost", "draw_sparsity"]
+__all__ = ["draw_agreement", "draw_alpha", "draw_cost", "draw_outlines", "draw_sparsity"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = {
@@ -141,6 +141,49 @@ def draw_agreement(image: Any, truth: Any, masks: Mapping[str, Any], path: Path)
         Patch(color=(red / 255, green / 255, blue / 255), label=name) for name, (red, green, blue) in _AGREEMENT.items()
     ]
     figure.legend(handles=handles, fontsize=7, frameon=False, ncols=3, loc="outside lower center")
+    _save(figure, path)
+
+
+def draw_outlines(image: Any, truth: Any, found: Mapping[str, Any], path: Path) -> None:
+    """Draw the image, and over it the outlines of true objects (green) and of those that were found (red).
+
+    Parameters
+    ----------
+    image
+        (c, y, x) uint8, one channel or three.
+    truth
+        (y, x) ids, 0 is background.
+    found
+        Ids of the same shape, by the title of their panel.
+    path
+        The PNG file; the picture shows the image, as :func:`draw_agreement`'s does.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import numpy as np
+    from matplotlib import pyplot
+    from skimage.segmentation import find_boundaries
+
+    grey = image[0].astype(np.float32)
+    plain = np.moveaxis(image[:3], 0, -1) if len(image) >= 3 else np.repeat(grey[..., None], 3, axis=-1)
+    if len(image) < 3:  # fluorescence is dim
+        plain = np.clip(plain * (255.0 / max(float(np.quantile(grey, 0.995)), 1.0)), 0, 255).astype(np.uint8)
+    titles = ["the image", *found]
+    columns = min(3, len(titles))
+    rows = -(-len(titles) // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(5 * columns, 5.2 * rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, title in zip(axes.flat, titles, strict=False):
+        drawn = plain.copy()
+        if title in found:
+            drawn[find_boundaries(truth, mode="inner")] = (0, 150, 0)
+            drawn[find_boundaries(found[title], mode="inner")] = (230, 0, 0)
+        axis.imshow(drawn, interpolation="nearest")
+        axis.set_title(title, fontsize=8)
     _save(figure, path)
 
 

@@ -17,7 +17,18 @@ from typing import Any
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import continuity, em, planning, sparsity, speed
+from benchmarks import (
+    continuity,
+    em,
+    instances,
+    people,
+    planning,
+    scaling,
+    sparsity,
+    speed,
+    synthesis,
+    synthesis_tables,
+)
 from benchmarks.arms import ARMS
 from benchmarks.cells import RESULTS, ROOT, current, read_failures, read_results
 from benchmarks.figures import draw_alpha, draw_cost, draw_sparsity
@@ -113,26 +124,41 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     planned = current(read_results("planning", results=results), planning.again)
     planned_tier = "full" if any(r["cell"]["config"]["tier"] == "full" for r in planned) else "quick"
     plans = Series([r for r in planned if r["cell"]["config"]["tier"] == planned_tier])
+    counted = Series(current(read_results("instances", results=results), instances.again))
+    scaled = Series(current(read_results("scaling", results=results), scaling.again))
+    drawn = current(read_results("synthesis", results=results), synthesis.again)
+    drawn_tier = "full" if any(r["cell"]["config"].get("tier") == "full" for r in drawn) else "quick"
+    simulated = Series([r for r in drawn if r["cell"]["config"].get("tier", drawn_tier) == drawn_tier])
+    painted = Series(current(read_results("people", results=results), people.again))
     trials = read_results("sparsity_trials", results=results)
     tiers = [tier for tier in ("full", "quick") if any(r["cell"]["config"]["tier"] == tier for r in loaded)]
     main_tier = tiers[0] if tiers else "full"
     main = Series([r for r in loaded if r["cell"]["config"]["tier"] == main_tier])
-    parts = [_INTRODUCTION, _targets(main, em_series, speed_series, along_z, plans, main_tier), _CAVEATS]
+    more = {
+        "continuity": along_z,
+        "planning": plans,
+        "instances": counted,
+        "scaling": scaled,
+        "synthesis": simulated,
+        "people": painted,
+    }
+    parts = [_INTRODUCTION, _targets(main, em_series, speed_series, main_tier, more), _CAVEATS]
     for tier in tiers:
         series = Series([r for r in loaded if r["cell"]["config"]["tier"] == tier])
         parts.append(_comparison(series, tier, figures))
-    parts += [_em(em_series), _continuity(along_z), _planning(plans, planned_tier), _speed(speed_series)]
+    parts += [_em(em_series), _continuity(along_z), _planning(plans, planned_tier), _instances(counted)]
+    parts += [synthesis_tables.section(simulated, drawn_tier, _devices), _speed(speed_series), _scaling(scaled)]
     parts.append(_trials(trials, read_results("sparsity", results=results)))
     parts.append(_attempts())
     parts.append(_missing(results))
     return "\n".join(part for part in parts if part)
 
 
-def _targets(main: Series, em_series: Series, speed_series: Series, along_z: Series, plans: Series, tier: str) -> str:
+def _targets(main: Series, em_series: Series, speed_series: Series, tier: str, more: Mapping[str, Series]) -> str:
     said = {True: "yes", False: "**no**", None: "not measured yet"}
     rows = [
         [line.what, line.target, line.measured, said[line.reached], f"`{line.command}`"]
-        for line in outcomes(main, em_series, speed_series, tier, continuity=along_z, planning=plans)
+        for line in outcomes(main, em_series, speed_series, tier, **more)
     ]
     text = f"Recipe version {sparsity.RECIPE}, {tier} budgets. "
     text += "A line of the comparison counts as measured from five draws on.\n"
@@ -409,6 +435,42 @@ def _planning(series: Series, tier: str) -> str:
     return "\n".join(parts)
 
 
+def _instances(series: Series) -> str:
+    """Write how well nuclei are counted."""
+    rows = []
+    for arm in instances.ARMS:
+        found = series.where(arm=arm)
+        if found.results:
+            names = ("f1", "f1_at_075", "pq", "truth_count", "predicted_count", "splits", "merges")
+            digits = (3, 3, 3, 1, 1, 1, 1)
+            texts = [interval_text(found.interval(name), places) for name, places in zip(names, digits, strict=True)]
+            cpu = sum(float(r["cpu_seconds"]) for r in found.results) / len(found.results)
+            rows.append([f"`{arm}`", *texts, f"{cpu / 60 / len(instances.HALVES):.1f}"])
+    if not rows:
+        return ""
+    head = ["outputs", "F1 at IoU 0.5", "F1 at 0.75", "PQ", "nuclei", "found", "splits", "merges"]
+    head += ["processor minutes of each training"]
+    steps = series.results[0]["cell"]["budget"]["low"]
+    return (
+        "## Nuclei from five planes\n\n"
+        "A stack of confocal nuclei, 100 × 100 × 100 voxels. `sparse_3d` learns planes 0, 10, …, 40 and is judged on "
+        f"z ≥ 55, and planes 55, 65, …, 95 and z ≤ 45; {steps:g} steps each. Both parts are pooled; objects of fewer "
+        f"than {instances.MIN_SIZE:,} voxels in a part are ignored on both sides.\n\n"
+        + _devices(series)
+        + "\n"
+        + markdown([*head], rows)
+    )
+
+
+def _scaling(series: Series) -> str:
+    """Write how speed compares with MONAI's, and whether memory grows with the volume."""
+    if not series.results:
+        return ""
+    return (
+        "## Speed and memory by size\n\n" + _devices(series) + "\n```text\n" + scaling.table(series.results) + "\n```\n"
+    )
+
+
 def _speed(series: Series) -> str:
     if not series.results:
         return ""
@@ -480,7 +542,7 @@ def _attempts() -> str:
 def _missing(results: Path) -> str:
     failures = [
         f
-        for name in ("sparsity", "em", "continuity", "planning", "speed")
+        for name in ("sparsity", "em", "continuity", "planning", "instances", "synthesis", "people", "speed", "scaling")
         for f in read_failures(name, results=results)
     ]
     if not failures:

@@ -41,12 +41,14 @@ DATA = {
     "stack3": "0022944407f2",
     "em_train": "147788aa1b8c",
     "em_test": "149cf1b71d6e",
+    "nuclei_3d": "de92e9676aa5",
 }
 _FOLDERS = {
     "stack2": "two_photon_neurons/stack2",
     "stack3": "two_photon_neurons/stack3",
     "em_train": "em_mitochondria/train",
     "em_test": "em_mitochondria/test",
+    "nuclei_3d": "nuclei_3d/1135",
 }
 _CROP = 114
 

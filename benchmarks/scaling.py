@@ -1,7 +1,16 @@
-"""Does time grow with the volume and nothing else? Time and memory of ``fewslice predict`` by size and workers.
+"""Does time grow with the volume and nothing else? Time and memory of the long verbs by size and workers.
 
 The volumes are generated: noise in one of 16 chunks, the others not stored. The network is light and untrained, so that
 reading, writing and bookkeeping weigh as much as they can. Memory is sampled over the command and its workers.
+
+``predict``
+    ``fewslice predict`` alone, in this process or with workers.
+``verbs``
+    ``predict``, ``segment`` (connected components of at least 500 voxels), ``measure`` and ``mesh`` (20 objects), one
+    after the other, each in one process: memory must not grow with the volume.
+``monai``
+    The same U-Net over the same volume by ``predict`` (reading and writing included) and by MONAI's
+    ``sliding_window_inference`` in memory, at overlaps of 0.5 and 0.25, one after the other in one process.
 """
 
 from __future__ import annotations
@@ -21,34 +30,39 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import cells as runner
-from benchmarks.cells import Cell, Context
+from benchmarks.arms import device_of
+from benchmarks.cells import Cell, Clock, Context
 from benchmarks.volumes import command, light_model, sparse_volume
 
 __all__ = ["RECIPE", "again", "main", "plan", "run_cell", "shape_of", "table"]
 
-RECIPE = "1"
+RECIPE = "2"
 """Version of the measurement. Raise it whenever what is measured changes."""
 
 SIZES = (0.25, 2.0, 16.0)
+_MESHED = 20
+_RIVAL_GIB = 0.00390625
+_RIVAL_PATCH = (32, 96, 96)
 WORKERS = (0, 1, 2)
 """0 is the command alone, in one process."""
 
 
 def plan(arguments: argparse.Namespace) -> list[Cell]:
     """List the cells that the command line asks for."""
-    return [_cell(size, workers) for size in arguments.sizes for workers in arguments.workers]
+    cells = [_cell(size, workers) for size in arguments.sizes for workers in arguments.workers]
+    return [*cells, *(_cell(size, 0, arm="verbs") for size in arguments.sizes), _cell(_RIVAL_GIB, 0, arm="monai")]
 
 
 def again(result: Mapping[str, Any]) -> Cell:
     """Make the cell of a stored result as it would be made today."""
     config = result["cell"]["config"]
-    return _cell(config["gib"], config["workers"])
+    return _cell(config["gib"], config["workers"], arm=result["cell"]["arm"])
 
 
-def _cell(gib: float, workers: int) -> Cell:
+def _cell(gib: float, workers: int, *, arm: str = "predict") -> Cell:
     config = {"gib": gib, "workers": workers, "shape": list(shape_of(gib))}
     label = {"gib": gib, "workers": workers}
-    return Cell("scaling", "sparse_noise", "predict", 0, config, "synthetic", {}, RECIPE, label)
+    return Cell("scaling", "sparse_noise", arm, 0, config, "synthetic", {}, RECIPE, label)
 
 
 def shape_of(gib: float) -> tuple[int, int, int]:
@@ -61,6 +75,8 @@ def shape_of(gib: float) -> tuple[int, int, int]:
 
 def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
     """Measure one cell."""
+    if cell.arm == "monai":
+        return {"scores": compare_with_monai(cell.config["shape"], context)}
     shape = cell.config["shape"]
     voxels = shape[0] * shape[1] * shape[2]
     context.work.mkdir(parents=True, exist_ok=True)
@@ -68,26 +84,109 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         work = Path(scratch)
         light_model(work / "model")
         sparse_volume(work / "image.ome.zarr", shape)
-        full = command("predict", work / "model", work / "image.ome.zarr", "-o", work / "OUT.ome.zarr", "--quiet")
-        full += ["--device", context.device] + (
-            ["--workers", str(cell.config["workers"])] if cell.config["workers"] else []
-        )
-        began = time.perf_counter()
-        running = subprocess.Popen(full, stdout=subprocess.DEVNULL)
-        most, most_of_one = _watch(running)
-        seconds = time.perf_counter() - began
-        if running.returncode != 0:
-            raise RuntimeError(f"predict ended with exit code {running.returncode}")
-        stored = sum(p.stat().st_size for p in (work / "OUT.ome.zarr").rglob("*") if p.is_file())
-    return {
-        "scores": {
-            "seconds": seconds,
-            "ns_per_voxel": seconds / voxels * 1e9,
-            "peak_gib": most / 2**30,
-            "peak_gib_of_one_process": most_of_one / 2**30,
-            "output_gib": stored / 2**30,
+        out = work / "OUT.ome.zarr"
+        predict = command("predict", work / "model", work / "image.ome.zarr", "-o", out, "--quiet")
+        predict += ["--device", context.device]
+        predict += ["--workers", str(cell.config["workers"])] if cell.config["workers"] else []
+        if cell.arm == "predict":
+            seconds, most, most_of_one = _measured(predict)
+            stored = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+            return {
+                "scores": {
+                    "seconds": seconds,
+                    "ns_per_voxel": seconds / voxels * 1e9,
+                    "peak_gib": most / 2**30,
+                    "peak_gib_of_one_process": most_of_one / 2**30,
+                    "output_gib": stored / 2**30,
+                }
+            }
+        objects = ",".join(map(str, range(1, _MESHED + 1)))
+        verbs = {
+            "predict": predict,
+            "segment": command(
+                "segment", out, "--quiet", "--segmenter", "connected_components", "--set", "min_size_um3=500"
+            ),
+            "measure": command("measure", out, "--quiet"),
+            "mesh": command("mesh", out, "--quiet", "--format", "ply", "--objects", objects),
         }
+        scores: dict[str, float] = {}
+        for verb, full in verbs.items():
+            seconds, _, most_of_one = _measured(full)
+            scores |= {f"{verb}_seconds": seconds, f"{verb}_peak_gib": most_of_one / 2**30}
+        return {"scores": scores}
+
+
+def compare_with_monai(shape: Sequence[int], context: Context) -> dict[str, float]:
+    """Predict a volume with the same network by this package and by MONAI, and compare speed and probabilities.
+
+    Parameters
+    ----------
+    shape
+        (z, y, x) of the volume.
+    context
+        Device and scratch folder.
+
+    Returns
+    -------
+    dict
+        Voxels per processor second of each, MONAI's seconds over ours, and the mean absolute difference of each from
+        the whole volume predicted in one piece.
+    """
+    import numpy as np
+    import torch
+    from monai.inferers import sliding_window_inference
+    from scipy import ndimage
+
+    from fewslice import io
+    from fewslice.model import Model, prefers_bfloat16
+    from fewslice.prediction import predict_volume
+    from fewslice.volume import Volume
+
+    device = torch.device(device_of(context.device)[0])
+    context.work.mkdir(parents=True, exist_ok=True)
+    voxels = int(np.prod(shape))
+    noise = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+    image = (100 + 200 * ndimage.gaussian_filter(noise, 2)).astype(np.float32)[None]
+    with tempfile.TemporaryDirectory(dir=context.work) as scratch:
+        light_model(Path(scratch) / "model", features=8, depth=3)
+        model = Model.load(Path(scratch) / "model").to(device)
+        model.probabilities(image[:, :32, :64, :64])  # libraries load
+        clock = Clock()
+        predict_volume(
+            model, Volume.from_array(image), Path(scratch) / "OUT.ome.zarr", model_id="m", device=device, pyramids=False
+        )
+        ours = clock.cpu
+        stored = np.asarray(io.open_volume(Path(scratch) / "OUT.ome.zarr").read())[0] / 255.0
+    whole = model.probabilities(image)[0]
+    scores = {
+        "ours_mvoxel_per_second": voxels / ours / 1e6,
+        "ours_difference": float(np.abs(stored - whole).mean()),
     }
+    network, normalised = model.networks[0], torch.from_numpy(model.normalisation.apply(image))[None].to(device)
+    for overlap in (0.5, 0.25):
+        clock = Clock()
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=prefers_bfloat16(device)):
+            logits: Any = sliding_window_inference(
+                normalised, _RIVAL_PATCH, 4, network, overlap=overlap, mode="gaussian"
+            )
+        p = logits.float().softmax(1)[0, 1].cpu().numpy()
+        seconds = clock.cpu
+        name = f"monai_{overlap:g}"
+        scores[f"{name}_mvoxel_per_second"] = voxels / seconds / 1e6
+        scores[f"{name}_times_ours"] = seconds / ours
+        scores[f"{name}_difference"] = float(np.abs(p - whole).mean())
+    return scores
+
+
+def _measured(full: Sequence[str]) -> tuple[float, int, int]:
+    """Run a command; return its seconds, and the most memory of all its processes and of one, in bytes."""
+    began = time.perf_counter()
+    running = subprocess.Popen(full, stdout=subprocess.DEVNULL)
+    most, most_of_one = _watch(running)
+    seconds = time.perf_counter() - began
+    if running.returncode != 0:
+        raise RuntimeError(f"{full[3]} ended with exit code {running.returncode}")
+    return seconds, most, most_of_one
 
 
 def _watch(running: subprocess.Popen[bytes]) -> tuple[int, int]:
@@ -105,15 +204,33 @@ def _watch(running: subprocess.Popen[bytes]) -> tuple[int, int]:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table for people: a row per size and number of workers."""
-    rows = [f"{'GiB':>8}{'workers':>9}{'seconds':>10}{'ns/voxel':>10}{'peak GiB':>10}{'of one':>8}"]
+    """Return tables for people: a row per size and number of workers, and a row per size and verb."""
     found = sorted(results, key=lambda r: (r["cell"]["config"]["workers"], r["cell"]["config"]["gib"]))
-    for result in found:
+    alone = [r for r in found if r["cell"]["arm"] == "predict"]
+    rows = []
+    if alone:
+        rows.append(f"{'GiB':>8}{'workers':>9}{'seconds':>10}{'ns/voxel':>10}{'peak GiB':>10}{'of one':>8}")
+    for result in alone:
         config, s = result["cell"]["config"], result["scores"]
         rows.append(
             f"{config['gib']:>8g}{config['workers'] or '–':>9}{s['seconds']:>10.1f}{s['ns_per_voxel']:>10.1f}"
             f"{s['peak_gib']:>10.2f}{s['peak_gib_of_one_process']:>8.2f}"
         )
+    by_verb = [r for r in found if r["cell"]["arm"] == "verbs"]
+    if by_verb:
+        rows.append(f"{'GiB':>8}  {'verb':<9}{'seconds':>10}{'peak GiB':>10}")
+    for result in by_verb:
+        gib, s = result["cell"]["config"]["gib"], result["scores"]
+        for verb in ("predict", "segment", "measure", "mesh"):
+            rows.append(f"{gib:>8g}  {verb:<9}{s[f'{verb}_seconds']:>10.1f}{s[f'{verb}_peak_gib']:>10.2f}")
+    for result in (r for r in found if r["cell"]["arm"] == "monai"):
+        s = result["scores"]
+        rows.append(f"{'':<20}{'Mvoxel/CPU s':>14}{'seconds × ours':>16}{'mean |Δp|':>12}")
+        for name, title in (("ours", "fewslice"), ("monai_0.5", "MONAI, 0.5"), ("monai_0.25", "MONAI, 0.25")):
+            times = s.get(f"{name}_times_ours", 1.0)
+            rows.append(
+                f"{title:<20}{s[f'{name}_mvoxel_per_second']:>14.2f}{times:>16.2f}{s[f'{name}_difference']:>12.4f}"
+            )
     return "\n".join(rows)
 
 

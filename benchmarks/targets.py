@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from benchmarks import objects
 from benchmarks.arms import ARMS
 from benchmarks.sparsity import alpha_of
 from benchmarks.tables import Series, difference, interval_text
@@ -111,6 +112,10 @@ def outcomes(
     *,
     continuity: Series | None = None,
     planning: Series | None = None,
+    instances: Series | None = None,
+    scaling: Series | None = None,
+    synthesis: Series | None = None,
+    people: Series | None = None,
 ) -> list[Outcome]:
     """Measure every target from what is there.
 
@@ -120,8 +125,8 @@ def outcomes(
         Results of the three benchmarks; `sparsity` of one tier.
     tier
         ``full`` or ``quick``, for the commands.
-    continuity, planning
-        Results of those benchmarks, `planning` of one tier; None for none.
+    continuity, planning, instances, scaling, synthesis, people
+        Results of those benchmarks, `planning` and `synthesis` of one tier; None for none.
     """
     quick = " --quick" if tier == "quick" else ""
     return [
@@ -131,6 +136,10 @@ def outcomes(
         *_em(em),
         *_continuity(continuity or Series([])),
         *_planning(planning or Series([])),
+        *_instances(instances or Series([])),
+        *_scaling(scaling or Series([])),
+        *_synthesis(synthesis or Series([])),
+        *_people(people or Series([])),
         *_speed(speed),
     ]
 
@@ -370,6 +379,155 @@ def _planning(series: Series) -> list[Outcome]:
         text = "–" if mean is None else f"{mean:{'+' if sign else ''}.3f} ({len(values)})"
         said = test(mean) if mean is not None and len(draws) >= _ENOUGH_SEEDS else None
         lines.append(Outcome(f"budget curve: {what}", target, text, said, f"{command} part=calibration"))
+    return lines
+
+
+def _instances(series: Series) -> list[Outcome]:
+    series = series.where(arm="boundary")
+    command = "python -m benchmarks.instances --device cpu --threads 1 --only boundary"
+    f1, errors = series.interval("f1"), [abs(error) for error in series.values("count_error").values()]
+    enough = len(errors) >= _ENOUGH_SEEDS
+    what = "nuclei_3d, five annotated planes in the other half:"
+    worst = f"{max(errors):.0%} at most ({len(errors)})" if errors else "–"
+    return [
+        Outcome(
+            f"{what} F1 of nuclei at IoU 0.5",
+            "mean ≥ 0.75, ≥ 3 draws",
+            interval_text(f1),
+            f1.mean >= 0.75 if f1 is not None and enough else None,
+            command,
+        ),
+        Outcome(
+            f"{what} error of the count",
+            "≤ 15 % in every draw, ≥ 3 draws",
+            worst,
+            max(errors) <= 0.15 if enough else None,
+            command,
+        ),
+    ]
+
+
+def _scaling(series: Series) -> list[Outcome]:
+    command = "python -m benchmarks.scaling --device cpu --threads 1 --only"
+    lines = []
+    monai = series.where(arm="monai").results
+    scores = monai[0]["scores"] if monai else {}
+    for overlap in ("0.5", "0.25"):
+        times = scores.get(f"monai_{overlap}_times_ours")
+        reached = times >= 4 and abs(scores["ours_difference"]) <= 0.002 if times is not None else None
+        what = f"voxels per processor second over those of MONAI's sliding window at overlap {overlap}, the same U-Net"
+        target = "≥ 4, mean difference to the whole volume ≤ 0.002"
+        text = f"{times:.2f}, {scores['ours_difference']:.4f}" if times is not None else "–"
+        lines.append(Outcome(what, target, text, reached, f"{command} monai"))
+    peaks = {float(r["cell"]["config"]["gib"]): r["scores"] for r in series.where(arm="verbs").results}
+    for verb in ("predict", "segment", "measure", "mesh"):
+        found = {gib: scores[f"{verb}_peak_gib"] for gib, scores in sorted(peaks.items())}
+        text = ", ".join(f"{gib:g} GiB: {peak:.2f}" for gib, peak in found.items()) or "–"
+        said = max(found.values()) <= 1.1 * min(found.values()) if {0.25, 2.0} <= found.keys() else None
+        lines.append(
+            Outcome(f"peak memory of {verb}, GiB", "within 10 %, 0.25 and 2 GiB", text, said, f"{command} verbs")
+        )
+    return lines
+
+
+def _synthesis(series: Series) -> list[Outcome]:
+    quick = " --quick" if any(r["cell"]["config"].get("tier") == "quick" for r in series.results) else ""
+    command = f"python -m benchmarks.synthesis{quick} --only"
+    both = ("nissl_123", "nissl_0")
+
+    def of(sets: Sequence[str], arm: str, labels: int | None = None) -> list[Mapping[str, object]]:
+        """Give an arm's results, if it has some of every set."""
+        found = [r for name in sets for r in series.where(setting=name, arm=arm).results]
+        found = [r for r in found if r["cell"]["config"].get("labels") == labels]
+        return found if {r["cell"]["setting"] for r in found} == set(sets) else []
+
+    def line(what: str, target: str, sets: Sequence[str], ours: tuple[str, int | None], least: float,
+             theirs: tuple[str, int | None] | None = None, *, sure: bool = False) -> Outcome:  # fmt: skip
+        """Compare F1 at IoU 0.5, or a difference of it, or the lower end of its interval, with a number."""
+        mine, other = of(sets, *ours), of(sets, *theirs) if theirs else []
+        found = objects.f1_interval(mine, other) if mine and (other or theirs is None) else None
+        draws = objects.draws_of(mine) if found is not None else 0
+        text = objects.f1_text(found, sign=theirs is not None) + (
+            f"; {draws} draw{'s' * (draws != 1)}" if draws else ""
+        )
+        reached = None
+        if found is not None and found.low is not None and draws >= _ENOUGH_SEEDS:
+            reached = found.low > least if sure else found.mean >= least
+        name = "nissl_*" if set(sets) == set(both) else sets[0]
+        return Outcome(what, f"{target}, ≥ 3 draws", text, reached, f"{command} '{name} {ours[0]}'")
+
+    nissl, nuclei = "Nissl cells, F1 at IoU 0.5:", "nuclei, F1 at IoU 0.5:"
+    none, one = ("refined", None), ("refined_labelled", 1)
+    lines = [
+        line(f"{nissl} no label, both directions", "≥ 0.55", both, none, 0.55),
+        line(f"{nissl} no label against threshold and watershed", "interval above 0", both, none, 0.0,
+             ("threshold_watershed", None), sure=True),
+        line(f"{nissl} no label, refined against simulated", "interval above 0", both, none, 0.0,
+             ("simulated", None), sure=True),
+        line(f"{nissl} pretrained, one labelled tile, both directions", "≥ 0.65", both, one, 0.65),
+        line(f"{nissl} pretrained, three labelled tiles", "≥ 0.72", both[:1], ("refined_labelled", 3), 0.72),
+        line(f"{nissl} one labelled tile, with against without pretraining", "interval above 0", both, one, 0.0,
+             ("labelled", 1), sure=True),
+        line(f"{nuclei} no label", "≥ 0.85", ("nuclei",), none, 0.85),
+        line(f"{nuclei} pretrained, 4 labelled images, against all 80 without pretraining", "≥ −0.02", ("nuclei",),
+             ("refined_labelled", 4), -0.02, ("all_labelled", None)),
+    ]  # fmt: skip
+    for setting in (*both, "nuclei"):
+        scores = [r["scores"] for r in series.where(setting=setting, arm="refiner").results]
+        falls = [float(s[f"{rate}_fall"]) for s in scores for rate in ("precision", "recall")]
+        text = "precision {:+.3f}, recall {:+.3f}".format(*falls) if falls else "–"
+        what = f"{setting}: fall of a detector's precision and recall from simulated to refined images"
+        reached = max(falls) <= 0.03 if falls else None
+        lines.append(Outcome(what, "≤ 0.03 each", text, reached, f"{command} '{setting} refiner'"))
+    timed = series.where(setting="nissl_123", arm="refiner", device_kind="cpu")
+    minutes = timed.interval("minutes")
+    threads = max((int(r["threads"]) for r in timed.results), default=0)
+    text = interval_text(minutes, 0) + (f"; {threads} thread{'s' * (threads != 1)}" if threads else "")
+    reached = None if minutes is None or threads > 2 else minutes.mean <= 45
+    what = "a refiner for a new stain, its simulations included, minutes on two cores"
+    lines.append(Outcome(what, "≤ 45", text, reached, f"{command} 'nissl_123 refiner'"))
+    speed: list[tuple[str, str, str, str, Callable[[float], bool], int]] = [
+        ("stained_section", "mvoxel_per_s", "simulated section, megapixels per second", "≥ 5", lambda v: v >= 5, 1),
+        ("fluorescence_nuclei", "mvoxel_per_s", "simulated volume of nuclei, megavoxels per second", "≥ 5",
+         lambda v: v >= 5, 1),
+        ("two_photon_neurons", "mvoxel_per_s", "simulated volume of neurons, megavoxels per second", "≥ 5",
+         lambda v: v >= 5, 1),
+        ("contours", "memory_gib", "contours on 4096 × 4096, memory beyond the image, GiB", "≤ 2", lambda v: v <= 2, 2),
+        ("contours", "ratio", "contours on 4096 × 4096, over the bare forward passes", "≤ 1.5", lambda v: v <= 1.5, 2),
+        ("contours", "different", "contours on a plane in blocks that are not those of the plane in one piece", "0",
+         lambda v: v == 0, 0),
+    ]  # fmt: skip
+    for arm, metric, what, target, test, digits in speed:
+        found = series.where(setting="speed", arm=arm).interval(metric)
+        said = test(found.mean) if found is not None else None
+        only = f"python -m benchmarks.synthesis --device cpu --threads 2 --only 'speed {arm}'"
+        lines.append(Outcome(what, target, interval_text(found, digits), said, only))
+    return lines
+
+
+def _people(series: Series) -> list[Outcome]:
+    killed = "napari killed 50 times while somebody paints"
+    trains = "napari while a model trains, 99 % of the time: ms until the window answers"
+    checks: list[tuple[str, str, str, str, float, int]] = [
+        ("painting", "longest_lost_s", f"{killed}: longest stretch of painting that is lost, seconds", "≤ 2", 2, 2),
+        ("painting", "earlier_lost", f"{killed}: kills after which something earlier is lost", "0", 0, 0),
+        (
+            "first_model",
+            "actions",
+            "napari: actions of mouse and keyboard from nothing to a first model",
+            "≤ 12",
+            12,
+            0,
+        ),
+        ("first_model", "answers_99_ms", trains, "≤ 100", 100, 0),
+        ("first_model", "busy_99_ms", f"{trains}, processor time of its own thread alone", "≤ 100", 100, 0),
+    ]
+    lines = []
+    for arm, metric, what, target, most, digits in checks:
+        found = series.where(arm=arm, tier="full").interval(metric)
+        reached = found.mean <= most if found is not None else None
+        command = f"python -m benchmarks.people --only {arm}"
+        lines.append(Outcome(what, target, interval_text(found, digits), reached, command))
     return lines
 
 

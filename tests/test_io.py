@@ -148,6 +148,39 @@ def test_converting_onto_itself_is_refused(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_volume(tmp_path / "a.ome.zarr").read(), VALUES)
 
 
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("planes/z0000.tif", "planes/"),
+        ("planes/", "planes/z0000.tif"),
+        ("planes/", "."),
+        ("in.ome.zarr/labels/cells", "in.ome.zarr"),
+        ("in.ome.zarr", "in.ome.zarr/labels/cells"),
+        ("store.zarr/inside.h5:a", "store.zarr"),
+        ("file.h5:a", "file.h5:b"),
+    ],
+)
+def test_what_holds_the_source_is_never_replaced(tmp_path: Path, source: str, target: str) -> None:
+    """Nor a part of it; also where the rules of single formats would allow it."""
+    save_volume(f"{tmp_path / 'planes'}/", IMAGE)
+    save_volume(tmp_path / "in.ome.zarr", IMAGE)
+    save_labels(tmp_path / "in.ome.zarr" / "labels" / "cells", VALUES[0])
+    save_volume(tmp_path / "store.zarr", IMAGE)
+    save_volume(f"{tmp_path / 'store.zarr' / 'inside.h5'}:a", IMAGE)
+    save_volume(f"{tmp_path / 'file.h5'}:a", IMAGE)
+    before = hashes(tmp_path)
+    with pytest.raises(InputError, match=r"choose another"):
+        convert(f"{tmp_path}/{source}", f"{tmp_path}/{target}", overwrite=True)
+    assert hashes(tmp_path) == before
+
+
+def test_a_file_is_no_folder_to_write_into(tmp_path: Path) -> None:
+    save_volume(tmp_path / "a.tif", IMAGE)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match="is a file, not a folder"):
+        convert(tmp_path / "a.tif", tmp_path / "notes.txt" / "b" / "x.tif")
+
+
 def test_labels_keep_their_numbers_in_every_level(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = rng.choice(np.array([0, 3, 70000], np.uint32), (6, 300, 20))

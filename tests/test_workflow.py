@@ -14,7 +14,7 @@ from fewslice import io, workflow
 from fewslice.annotation import Annotation, from_labels
 from fewslice.data.samples import Sample
 from fewslice.demo import demo
-from fewslice.errors import InputError, PartialError
+from fewslice.errors import DiskError, InputError, PartialError
 from fewslice.experiment import Experiment, read_experiment
 from fewslice.model import Model
 from fewslice.training.fit import Hardware
@@ -174,7 +174,7 @@ def test_classes_of_instances_become_outputs(tmp_path: Path) -> None:
     labels[:, 22:30, 2:8] = 7
     annotation = from_labels(labels, kind="instances", class_by_id={7: 2})
     model = workflow.train_samples(_experiment(), [_sample(annotation)], tmp_path, hardware=CPU)
-    assert [output.name for output in model.outputs] == ["class_1", "class_2"]
+    assert [output.name for output in model.outputs] == ["class_1", "class_2", "boundary"]
 
 
 def test_samples_whose_classes_mean_different_values_are_refused(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_an_output_that_would_harm_something_is_refused(tmp_path: Path, model: P
     (tmp_path / "notes.txt").write_text("keep")
     before = _files(tmp_path)
     for output in (Path(paths[0]), tmp_path / "notes.txt", tmp_path / "notes.txt" / "OUT.ome.zarr"):
-        with pytest.raises(InputError, match="-o"):
+        with pytest.raises(InputError, match=r"another output|-o"):
             _predict(model, [paths[0]], output, overwrite=True)
     assert _files(tmp_path) == before
 
@@ -260,6 +260,33 @@ def test_failed_blocks_end_in_partly_done(tmp_path: Path, model: Path) -> None:
         )
     assert [e["block"] for e in events if e["event"] == "block_failed"] == [[0, 0, 0]]
     assert io.open_volume(tmp_path / "OUT.ome.zarr").read()[:, :, 16:].any()
+
+
+def test_results_that_cannot_be_listed_undo_nothing(
+    tmp_path: Path, model: Path, paths: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run on a full or read-only disk: the verb is done, and a note says what is missing."""
+
+    def refuse(path: Path, value: Any) -> None:
+        raise DiskError(f"cannot write {path}: the disk is full")
+
+    monkeypatch.setattr("fewslice.workflow.prediction.append_line", refuse)
+    monkeypatch.setattr("fewslice.workflow.judgement.append_line", refuse)
+    events: list[dict[str, Any]] = []
+    (out,) = _predict(model, [paths[0]], tmp_path / "OUT.ome.zarr", listener=events.append)
+    scores = workflow.evaluate(out, paths[1], listener=events.append)
+    notes = [e["note"] for e in events if e["event"] == "note" and "is full" in e["note"]]
+    assert len(notes) == 2 and scores["complete"] is True
+
+
+def test_scores_of_an_unfinished_prediction_say_so(tmp_path: Path, model: Path, paths: tuple[str, str]) -> None:
+    from fewslice.cli.text import score_table
+
+    (out,) = _predict(model, [paths[0]], tmp_path / "OUT.ome.zarr")
+    assert "not finished" not in score_table(workflow.evaluate(out, paths[1]))
+    job = out / ".fewslice" / "job.json"
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"finished": False}))
+    assert "not finished" in score_table(workflow.evaluate(out, paths[1]))
 
 
 def test_the_demo_passes_over_what_a_kill_left_but_not_over_other_files(tmp_path: Path) -> None:

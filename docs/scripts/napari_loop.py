@@ -110,7 +110,10 @@ class Loop:
             layer.data_setitem((np.full(rows.size, plane), rows, columns), 1)
             self.do(panel.bench.toggle_done, layer)
         self.do(panel.bench.show_plane, layer, 0, 13)
-        self.do(panel.bench.fill, layer)
+        self.do(panel.annotate.fill)
+        if not self.spin(60, lambda: np.any(layer.data[13]) or panel._problem):
+            raise SystemExit("the planes were never filled")
+        self.check()
         self.picture("2_painted_and_filled")
         filled = int(np.count_nonzero(layer.data[13]))
         for _ in range(2):

@@ -6,13 +6,22 @@ import errno
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fewslice.errors import DiskError
 
-__all__ = ["append_line", "check_writable", "is_unfinished", "write_atomic", "write_json"]
+__all__ = [
+    "append_line",
+    "check_writable",
+    "checksum",
+    "disk_error",
+    "is_unfinished",
+    "write_atomic",
+    "write_json",
+]
 
 
 def write_atomic(path: Path, content: bytes | str | Iterable[str]) -> None:
@@ -50,6 +59,11 @@ def is_unfinished(path: Path) -> bool:
     """Whether a file or folder is, by its name, what a kill left of something that was being written or replaced."""
     name = path.name
     return name.startswith((".part", ".old")) or (name.startswith(".") and name.endswith(".part"))
+
+
+def checksum(content: bytes) -> int:
+    """Return the CRC-32 of what a file holds."""
+    return zlib.crc32(content)
 
 
 def check_writable(folder: Path) -> None:

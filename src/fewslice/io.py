@@ -6,11 +6,12 @@ import math
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +29,17 @@ __all__ = [
     "DEFAULT_CHUNKS",
     "OutputStore",
     "VolumeSource",
+    "check_apart",
     "convert",
     "create_labels",
     "create_output",
     "describe",
     "is_address",
+    "needs_grid",
     "open_labels",
     "open_output",
     "open_volume",
+    "read_labels",
     "remove_leftovers",
     "save_labels",
     "save_volume",
@@ -118,6 +122,11 @@ def open_volume(
     source = os.fspath(path)
     size = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
     stored = _stored(source)
+    if needs_grid(source):
+        raise InputError(
+            f"{source} holds outlines, not an image; give it as labels, or paint it onto its image with "
+            "fewslice convert --like IMAGE"
+        )
     count = None if channels is not None else expected_channels
     letters, note = resolve_axes(
         stored.axes,
@@ -131,7 +140,26 @@ def open_volume(
     return volume if channels is None else volume.with_channels(channels)
 
 
-def open_labels(path: PathLike, *, axes: str | None = None) -> Volume:
+def needs_grid(path: PathLike) -> bool:
+    """Whether a file holds labels that do not say the extents of their image, such as outlines drawn in ImageJ.
+
+    Parameters
+    ----------
+    path
+        As for :func:`open_labels`, which then needs a `shape`.
+    """
+    source = os.fspath(path)
+    kind = None if is_address(source) else _format_or_none(source)
+    return kind is not None and hasattr(kind, "on_grid")
+
+
+def open_labels(
+    path: PathLike,
+    *,
+    axes: str | None = None,
+    shape: Sequence[int] | None = None,
+    kind: Literal["classes", "instances"] | None = None,
+) -> Volume:
     """Open labels lazily: one channel of integers.
 
     Parameters
@@ -141,13 +169,19 @@ def open_labels(path: PathLike, *, axes: str | None = None) -> Volume:
     axes
         What the axes mean, if the file does not say so; a ``c`` that the labels do not have is ignored, so that the
         image's axes can be given.
+    shape, kind
+        Extents z, y, x of the image, and whether object ids are wanted or classes: only for files for which
+        :func:`needs_grid` is true, others have their own. Those labels are painted in memory, 4 bytes per voxel.
 
     Raises
     ------
     InputError
-        As :func:`open_volume`, and if the values are floating-point numbers or there are several channels.
+        As :func:`open_volume`, and if the values are floating-point numbers or there are several channels, or the file
+        needs a shape and none is given.
     """
     source = os.fspath(path)
+    if needs_grid(source):
+        return _on_grid(source, shape, kind)
     stored = _stored(source)
     shape = stored.array.shape
     if stored.array.dtype.kind not in "ui":
@@ -163,6 +197,61 @@ def open_labels(path: PathLike, *, axes: str | None = None) -> Volume:
             f"{source} has {volume.channels} channels, but labels have one; store the labels as one channel"
         )
     return volume
+
+
+def read_labels(
+    path: PathLike,
+    *,
+    axes: str | None = None,
+    shape: Sequence[int] | None = None,
+    kind: Literal["classes", "instances"] | None = None,
+    planes: Sequence[str] = (),
+    name: str = "",
+) -> npt.NDArray[Any]:
+    """Read labels that are to be annotation; outlines need the planes named that somebody looked at.
+
+    Parameters
+    ----------
+    path, axes, shape, kind
+        As for :func:`open_labels`.
+    planes
+        ``--planes`` as given; only whether there are any matters here.
+    name
+        For messages; the path when empty.
+
+    Returns
+    -------
+    ndarray
+        (z, y, x) integers.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_labels`, and if there are outlines on some planes only and no planes are named: the others may be
+        background or never looked at.
+    """
+    values: npt.NDArray[Any] = open_labels(path, axes=axes, shape=shape, kind=kind).read()[0]
+    if planes or not needs_grid(path):
+        return values
+    drawn = ",".join(str(z) for z in np.flatnonzero(values.any(axis=(1, 2))))
+    if drawn.count(",") + 1 < len(values):
+        raise InputError(
+            f"{name or path} has outlines on planes {drawn} of {len(values)}; expected the annotated planes to be "
+            f"named, since others may be empty or not looked at; pass --planes {drawn}, or --planes 0: for all"
+        )
+    return values
+
+
+def _on_grid(source: str, shape: Sequence[int] | None, kind: Literal["classes", "instances"] | None) -> Volume:
+    """Paint labels that have no extents of their own."""
+    _stored(source)  # says what is missing or empty
+    if shape is None:
+        raise InputError(
+            f"{source} holds outlines, which do not say the extents of their image; convert them first with "
+            "fewslice convert --like IMAGE"
+        )
+    z, y, x = (int(n) for n in shape)
+    return replace(Volume.from_array(_format(source).on_grid(source, (z, y, x), kind)), source=source)
 
 
 def create_output(
@@ -401,6 +490,8 @@ def convert(
     channels: Sequence[int | str] | None = None,
     voxel_size_um: Sequence[float] | None = None,
     is_labels: bool | None = None,
+    like: PathLike | None = None,
+    kind: Literal["classes", "instances"] | None = None,
     ome_version: str = "0.5",
     overwrite: bool = False,
 ) -> Volume:
@@ -414,6 +505,9 @@ def convert(
         As for :func:`open_volume`.
     is_labels
         Whether pyramids take the commonest value instead of the mean; as the source says when None.
+    like, kind
+        For a source that :func:`needs_grid`: the image it was drawn on, whose extents and voxel size it gets and which
+        `axes` is about, and whether object ids are wanted.
     ome_version, overwrite
         As for :func:`save_volume`.
 
@@ -425,17 +519,47 @@ def convert(
     Raises
     ------
     InputError
-        If source and target are the same, and as :func:`open_volume` and :func:`save_volume`.
+        If source and target are the same or one lies in the other, and as :func:`open_volume` and :func:`save_volume`.
     """
     origin, destination = os.fspath(source), os.fspath(target)
-    volume = open_volume(origin, axes=axes, channels=channels, voxel_size_um=voxel_size_um)
-    kind = _format_or_none(destination)
-    place = kind.location(destination) if kind is not None else Path(destination)
-    if place.exists() and place.resolve() == _format(origin).location(origin).resolve():
-        raise InputError(f"{destination} is the source itself; choose another output")
+    if like is not None and not needs_grid(origin):
+        raise InputError(f"{origin} has extents of its own, so --like {like} means nothing for it; leave it out")
+    if like is not None:
+        image = open_volume(like, axes=axes, voxel_size_um=voxel_size_um)
+        painted = open_labels(origin, shape=image.shape, kind=kind)
+        volume = replace(painted, voxel_size_um=image.voxel_size_um, origin_um=image.origin_um)
+    else:
+        volume = open_volume(origin, axes=axes, channels=channels, voxel_size_um=voxel_size_um)
+    check_apart(origin, destination)
     labels = _stored(origin).is_labels if is_labels is None else is_labels
     _save(destination, volume, WriteOptions(ome_version=ome_version, is_labels=labels), overwrite)
     return replace(open_volume(destination), axes_note=volume.axes_note)
+
+
+def check_apart(source: PathLike, target: PathLike) -> None:
+    """Refuse to write to `target` if that would replace `source`, something that holds it, or a part of it.
+
+    Parameters
+    ----------
+    source
+        What is read; of ``file.h5:dataset`` the file counts.
+    target
+        What is to be written.
+
+    Raises
+    ------
+    InputError
+        If target and source are one place, or one lies in the other.
+    """
+    if is_address(source) or is_address(target):
+        return
+    read, written = _place(os.fspath(source)).resolve(), _place(os.fspath(target)).resolve()
+    if written == read:
+        raise InputError(f"{target} is the source itself; choose another output")
+    if written in read.parents:
+        raise InputError(f"{target} holds the source {source}, which would be lost; choose another output")
+    if read in written.parents and read.is_dir():
+        raise InputError(f"{target} lies in the source {source}, which would change; choose another output")
 
 
 def describe(path: PathLike, *, axes: str | None = None) -> dict[str, Any]:
@@ -535,16 +659,18 @@ def _put(path: str, kind: ModuleType, fill: Callable[[str], None], overwrite: bo
     if is_address(path):
         raise InputError(f"{path} is an address; results are written to a local or shared disk, so give a path")
     place: Path = kind.location(path)
+    above = next(folder for folder in place.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"{above} is a file, not a folder, so {path} cannot be written; choose another output")
     if place.exists():
         if not overwrite:
             raise InputError(f"{place} exists; pass --overwrite to replace it, or choose another output")
         if hasattr(kind, "check_overwrite"):
             kind.check_overwrite(path)
-    beside = place.with_name(f".part{os.getpid()}.{place.name}")
-    aside = place.with_name(f".old{os.getpid()}.{place.name}")
+    mark = uuid.uuid4().hex[:12]  # other threads, and processes of other machines, write here too
+    beside, aside = place.with_name(f".part{mark}.{place.name}"), place.with_name(f".old{mark}.{place.name}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        _remove(beside)
         fill(str(beside) + (kind.within(path) if hasattr(kind, "within") else ""))
         if place.exists():
             place.rename(aside)
@@ -628,6 +754,13 @@ def _checked(path: str, stored: Stored) -> Stored:
             f"{path} holds values of type {stored.array.dtype}; expected integers or floating-point numbers"
         )
     return stored
+
+
+def _place(path: str) -> Path:
+    """Return the file or folder on disk that a path lies in."""
+    kind = None if Path(path).is_file() else _format_or_none(path)
+    place: Path = Path(path) if kind is None else kind.location(path)
+    return place
 
 
 def _format_or_none(path: str) -> ModuleType | None:

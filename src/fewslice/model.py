@@ -33,11 +33,11 @@ __all__ = [
     "Views",
     "build_network",
     "median_of_planes",
-    "segment_probabilities",
+    "outputs_of",
     "views_of",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 Triple = tuple[int, int, int]
 Views = Literal[1, 4, 8, 16]
@@ -67,7 +67,9 @@ class NetworkStep(_Frozen):
     network
         Its settings, with its ``kind``.
     in_channels, out_channels
-        Channels in, classes (background included) out.
+        Channels in, classes (background included) out, and what is said of objects after them.
+    objects
+        Of the last step: what its last channel says of objects, ``boundary`` or ``distance``; None: nothing.
     plane_axis
         For 2D networks, the axis (0, 1, 2 = z, y, x) along which planes are stacked.
     views
@@ -84,6 +86,7 @@ class NetworkStep(_Frozen):
     plane_axis: int = 0
     views: Views = 1
     gather: Neighbours | None = None
+    objects: Literal["boundary", "distance"] | None = None
 
 
 class _Stored(_Frozen):
@@ -130,7 +133,8 @@ class Model:
     normalisation
         Applied to the image before the first step.
     outputs
-        What is written: one probability per foreground class, or of a model that proposes contours one score.
+        What is written: one probability per foreground class, or of a model that proposes contours one score; then, of
+        a model that learned objects, their boundary or distance.
     class_values
         The value that class k had in the user's label files, at index k − 1.
     threshold
@@ -170,7 +174,11 @@ class Model:
         self.normalisation = normalisation
         self.class_values = tuple(int(v) for v in class_values)
         names = ["foreground"] if len(self.class_values) == 1 else [f"class_{v}" for v in self.class_values]
-        self.outputs = tuple(Output(name=name, kind="contour" if self.contours else "probability") for name in names)
+        outputs = [Output(name=name, kind="contour" if self.contours else "probability") for name in names]
+        objects = self.steps[-1].objects
+        if objects is not None:
+            outputs.append(Output(name=objects, kind=objects))
+        self.outputs = tuple(outputs)
         self.threshold = float(threshold)
         if median < 1 or median % 2 == 0:
             raise InputError(f"median is over {median} planes; give an odd number, 1 for none")
@@ -185,6 +193,11 @@ class Model:
     def in_channels(self) -> int:
         """Number of image channels the model expects."""
         return self.steps[0].in_channels
+
+    @property
+    def classes(self) -> int:
+        """Number of foreground classes, whose outputs come first."""
+        return len(self.class_values)
 
     @property
     def dims(self) -> int:
@@ -273,8 +286,8 @@ class Model:
         Returns
         -------
         ndarray
-            (outputs, z, y, x) float32 in 0–1, of the same extent; voxels within the halo of a border that is not
-            the volume's own are only approximate.
+            (outputs, z, y, x) float32 in 0–1, of the same extent, the probabilities of the classes first; voxels within
+            the halo of a border that is not the volume's own are only approximate.
 
         Raises
         ------
@@ -532,16 +545,16 @@ def _pad_to(x: torch.Tensor, divisor: Triple) -> torch.Tensor:
 def _run_step(
     step: NetworkStep, network: nn.Module, x: torch.Tensor, image: torch.Tensor, views: list[View]
 ) -> torch.Tensor:
-    """Run one network over (1, c, z, y, x) and return foreground probabilities (1, k, z, y, x)."""
+    """Run one network over (1, c, z, y, x) and return its outputs, 0–1, (1, k, z, y, x)."""
     if network.dims == 3:
-        return _mean_of_views(network, x.contiguous(memory_format=torch.channels_last_3d), views)
+        return _mean_of_views(step, network, x.contiguous(memory_format=torch.channels_last_3d), views)
     planes, behind = (t.movedim(2 + step.plane_axis, 1)[0] for t in (x, image))  # (planes, c, h, w)
     group = max(1, _GROUP_PIXELS // (planes.shape[-1] * planes.shape[-2]))
     done = []
     for start in range(0, len(planes), group):
         stop = min(start + group, len(planes))
         part = planes[start:stop] if step.gather is None else _gathered(step.gather, planes, behind, start, stop)
-        done.append(_mean_of_views(network, part.contiguous(memory_format=torch.channels_last), views))
+        done.append(_mean_of_views(step, network, part.contiguous(memory_format=torch.channels_last), views))
     return torch.cat(done)[None].movedim(1, 2 + step.plane_axis)
 
 
@@ -555,11 +568,31 @@ def _gathered(
     return torch.cat((p, gather(image, neighbours.image_planes, start, stop).to(p.dtype)), dim=1)
 
 
-def _mean_of_views(network: nn.Module, x: torch.Tensor, views: list[View]) -> torch.Tensor:
+def outputs_of(logits: torch.Tensor, objects: str | None) -> torch.Tensor:
+    """Turn what a network returns, (b, classes, …), into what a model writes.
+
+    Parameters
+    ----------
+    logits
+        Of the classes, background first; and of ``boundary`` or ``distance``, if `objects` names one, after them.
+    objects
+        See :class:`NetworkStep`.
+
+    Returns
+    -------
+    Tensor
+        (b, outputs, …), 0–1: probabilities of the foreground classes, then that of the objects.
+    """
+    if objects is None:
+        return logits.softmax(1)[:, 1:]
+    return torch.cat((logits[:, :-1].softmax(1)[:, 1:], logits[:, -1:].sigmoid()), dim=1)
+
+
+def _mean_of_views(step: NetworkStep, network: nn.Module, x: torch.Tensor, views: list[View]) -> torch.Tensor:
     total: torch.Tensor | None = None
     for view in views:
         out = network(make_view(x, view))
-        p = out.float().softmax(1)[:, 1:] if isinstance(out, torch.Tensor) else network.scores(out)  # type: ignore[operator]
+        p = outputs_of(out.float(), step.objects) if isinstance(out, torch.Tensor) else network.scores(out)  # type: ignore[operator]
         p = undo_view(p, view)
         total = p if total is None else total + p
     assert total is not None
@@ -576,22 +609,3 @@ def median_of_planes(x: torch.Tensor, count: int, axis: int) -> torch.Tensor:
         for i in range(len(planes))
     ]
     return torch.stack(middle).movedim(0, 2 + axis)
-
-
-def segment_probabilities(stored: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
-    """Turn stored probabilities into classes.
-
-    Parameters
-    ----------
-    stored
-        (k, z, y, x) uint8, one channel per foreground class.
-    threshold
-        Foreground where the sum of the channels reaches ``threshold × 255``.
-
-    Returns
-    -------
-    ndarray
-        (z, y, x) uint8: 0 background, else 1 + the index of the most probable channel.
-    """
-    foreground = stored.sum(axis=0, dtype=np.uint16) >= threshold * 255.0
-    return np.where(foreground, stored.argmax(axis=0) + 1, 0).astype(np.uint8)

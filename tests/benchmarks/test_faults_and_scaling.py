@@ -11,8 +11,9 @@ from benchmarks.cells import Context, run_cells
 
 
 def test_three_kills_lose_nothing(tmp_path: Path) -> None:
-    predict = faults.prepare(tmp_path, (32, 128, 128), (8, 32, 32))
-    found = faults.run_arm("process", predict, tmp_path, blocks=64, kills=3)
+    block = (8, 32, 32)
+    faults.prepare(tmp_path, (32, 128, 128), block, ["predict"])
+    found = faults.run_arm("predict", "process", tmp_path, block, expected=64, kills=3)
     assert found.passed and found.kills == 3, faults.table([found])
     assert len(set(found.marks)) > 1, "every kill came at the same moment"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import em, sparsity, speed
+from benchmarks import em, people, sparsity, speed
 from benchmarks.arms import ARMS
 from benchmarks.problems import SETTINGS, HeldOut, Problem
 
@@ -131,7 +131,7 @@ def test_every_cell_can_be_made_again_from_its_result() -> None:
         assert sparsity.again({"cell": cell.identity}) == cell
 
 
-@pytest.mark.parametrize("module", [em, speed])
+@pytest.mark.parametrize("module", [em, people, speed])
 def test_other_benchmarks_can_be_made_again_too(module: Any) -> None:
     for quick in (False, True):
         for cell in module.plan(argparse.Namespace(quick=quick, draws=2, make=True)):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fewslice.blocks.engine import BlockFailure, Opened, Retry, Work, run_blocks
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import open_record
 from fewslice.errors import DiskError, InputError
-from fewslice.geometry import Block, BlockGrid, cover
+from fewslice.geometry import Block, BlockGrid, Shape, cover
 
 
 def _double(folder: Path, source: np.ndarray, target: np.ndarray, bad: tuple[int, ...] = ()):  # type: ignore[no-untyped-def]
@@ -93,6 +97,35 @@ def test_the_block_of_a_huge_volume_is_found_at_once() -> None:
     began = time.perf_counter()
     block = choose_block((8000, 40000, 40000), (8, 16, 16), (32, 256, 256), 3 * 2**22)
     assert block == (128, 256, 256) and time.perf_counter() - began < 1
+
+
+def test_the_block_of_thin_chunks_is_found_at_once() -> None:
+    began = time.perf_counter()
+    assert choose_block((2000, 20000, 20000), (8, 44, 44), (1, 32, 32), 1 << 24)
+    assert choose_block((100000, 20000, 20000), (1, 1, 1), (1, 1, 1), 1 << 24)
+    assert time.perf_counter() - began < 5
+
+
+@given(
+    st.tuples(*[st.integers(1, 40)] * 3),
+    st.tuples(*[st.integers(0, 5)] * 3),
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.integers(1, 30000),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_chosen_block_is_the_best_of_all(shape: Shape, halo: Shape, chunk: Shape, limit: int) -> None:
+    """Against trying every multiple of the chunk."""
+    chunk = tuple(min(c, s) for c, s in zip(chunk, shape, strict=True))
+
+    def read(block: Shape) -> tuple[int, int]:
+        at_once = [min(b + 2 * m, s) for b, m, s in zip(block, halo, shape, strict=True)]
+        in_all = [s + 2 * m * (-(-s // b) - 1) for b, m, s in zip(block, halo, shape, strict=True)]
+        return math.prod(in_all), math.prod(at_once)
+
+    sizes = [range(c, s + c, c) for c, s in zip(chunk, shape, strict=True)]
+    fitting = [b for b in itertools.product(*sizes) if b == chunk or read(b)[1] <= limit]
+    expected = min(fitting, key=lambda b: read(b)[0])
+    assert choose_block(shape, halo, chunk, limit) == tuple(min(b, s) for b, s in zip(expected, shape, strict=True))
 
 
 class _Flaky:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,27 @@ from fewslice.formats import Stored, WriteOptions
 from fewslice.volume import LazyArray, Volume
 
 EXAMPLES = {"ome_zarr": "a.ome.zarr", "tiff": "a.tif", "hdf5": "a.h5:raw", "plane_folder": "planes/", "nifti": "a.nii"}
+READ_ONLY = {"imagej_roi": "a.roi", "webknossos": "a.zip:Volume"}
+"""Annotation of other programs, which these write."""
+WEBKNOSSOS = Path(__file__).parent.parent / "formats" / "data" / "webknossos_4_3_3.zip"
 KINDS = registry.names("formats")
 
 
 def test_every_kind_has_an_example_here() -> None:
-    assert set(KINDS) == set(EXAMPLES)
+    assert set(KINDS) == set(EXAMPLES) | set(READ_ONLY)
+    assert not any(hasattr(registry.load("formats", kind), "write") for kind in READ_ONLY)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_claims_its_own_names_and_no_other(kind: str, tmp_path: Path) -> None:
     module = registry.load("formats", kind)
     assert isinstance(module.DESCRIPTION, str)
-    for owner, name in EXAMPLES.items():
+    shutil.copy(WEBKNOSSOS, tmp_path / "a.zip")  # such a file is told by what is in it
+    for owner, name in (EXAMPLES | READ_ONLY).items():
         assert module.claims(f"{tmp_path}/{name}") == (owner == kind)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted(EXAMPLES))
 def test_writes_what_it_reads(kind: str, tmp_path: Path) -> None:
     module = registry.load("formats", kind)
     path = f"{tmp_path}/{EXAMPLES[kind]}"
@@ -51,11 +57,12 @@ def _czyx(values: np.ndarray, axes: str) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 def test_refuses_garbage(kind: str, tmp_path: Path) -> None:
     module = registry.load("formats", kind)
-    path = tmp_path / EXAMPLES[kind].split(":")[0]
+    example = (EXAMPLES | READ_ONLY)[kind]
+    path = tmp_path / example.split(":")[0]
     if kind in ("ome_zarr", "plane_folder"):
         path.mkdir()
     else:
         path.write_bytes(b"garbage" * 100)
     with pytest.raises(InputError) as caught:
-        module.read(f"{tmp_path}/{EXAMPLES[kind]}")
+        module.read(f"{tmp_path}/{example}")
     assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from fewslice.data.targets import boundary_target, distance_target
+from fewslice.data.targets import boundary_target, distance_target, object_map
 from fewslice.errors import InputError
 
 LABELS = arrays.arrays(np.uint8, st.tuples(*[st.integers(1, 5)] * 3), elements=st.integers(0, 3))
@@ -106,3 +106,39 @@ def test_what_cannot_be_a_target() -> None:
     ):
         with pytest.raises(InputError):
             call()
+
+
+def test_nothing_ends_where_the_known_does() -> None:
+    """Two planes known apart: no border along z; at the edge of a known region none along x."""
+    labels = np.zeros((3, 4, 6), np.uint32)
+    labels[:, 1:3, 1:6] = 1
+    labels[:, 1:3, 4:6] = 2
+    known = np.zeros(labels.shape, bool)
+    known[0, :, :3] = known[2] = True
+    found = object_map(labels, known, "boundary", thickness=1)
+    assert found is not None
+    assert (found[0] > 0).astype(int).tolist()[1][:3] == [0, 1, 1]  # outline of the part that is seen, above and below
+    assert not found[1].any()
+    deep = boundary_target(np.ones((1, 1, 4), np.int64), outer=True, known=np.array([[[True, True, False, False]]]))
+    assert not deep.any()
+
+
+def test_cross_sections_of_planes_annotated_apart_are_objects_of_their_own() -> None:
+    labels = np.zeros((3, 5, 5), np.uint32)
+    labels[0, 1:4, 1:4] = labels[2, 2, 2] = 7
+    known = np.zeros(labels.shape, bool)
+    known[[0, 2]] = True
+    found = object_map(labels, known, "distance")
+    assert found is not None and found[0, 2, 2] == 255 and found[2, 2, 2] == 255 and 0 < found[0, 1, 1] < 255
+
+
+def test_a_border_that_is_not_known_makes_nothing_shallow() -> None:
+    labels = np.ones((1, 1, 6), np.uint32)
+    labels[..., 0] = 0
+    known = np.array([[[True, True, True, True, False, False]]])
+    found = distance_target(np.where(known, labels, 0), known=known)
+    assert found[0, 0, :4].tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+def test_foreground_alone_has_no_map() -> None:
+    assert object_map(np.ones((1, 2, 2), np.uint8), np.ones((1, 2, 2), bool), "foreground") is None

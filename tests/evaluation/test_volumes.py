@@ -17,7 +17,7 @@ from fewslice.errors import InputError
 from fewslice.evaluation import Segmentation, evaluate, volumes
 from fewslice.metrics import semantic, surface
 from fewslice.metrics.along_z import consistency
-from fewslice.prediction.whole import segment_probabilities
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.volume import Volume
 
 
@@ -114,19 +114,12 @@ def test_at_half_and_at_the_stored_threshold() -> None:
 
 def test_several_classes_at_half() -> None:
     probability = np.array([[60, 100, 0], [70, 20, 130]], np.uint8).reshape(2, 1, 1, 3)  # sums 130, 120, 130
-    assert volumes.labels_at(probability, 0.5).tolist() == [[[2, 0, 2]]]
+    assert segment_probabilities(probability, 0.5).tolist() == [[[2, 0, 2]]]
     labels = np.zeros((1, 1, 3), np.uint8)
     result = evaluate(output(labels, (5, 9), probability), from_labels(np.array([[[5, 0, 9]]])))
     assert result["at_half"]["confusion"] == [[1, 0], [0, 2]]
     assert result["at_half"]["classes"]["9"]["confusion"] == [[1, 1], [0, 1]]
     assert result["at_half"]["classes"]["5"]["confusion"] == [[2, 0], [1, 0]]
-
-
-@given(st.integers(0, 2**16), st.integers(1, 3), st.sampled_from([0.1, 0.5, 0.73]))
-@settings(max_examples=15, deadline=None)
-def test_labels_as_prediction_makes_them(seed: int, channels: int, threshold: float) -> None:
-    stored = np.random.default_rng(seed).integers(0, 256, (channels, 2, 3, 4)).astype(np.uint8)
-    assert (volumes.labels_at(stored, threshold) == segment_probabilities(stored, threshold)).all()
 
 
 # ---------------------------------------------------------------------------------------------------------- matching
@@ -189,6 +182,34 @@ def test_refusals() -> None:
         evaluate(labels / 2, truth)
     with pytest.raises(InputError, match="predict again"):
         evaluate(output(labels, (1, 2), np.zeros((2, 1, 1, 2), np.uint8)), truth)
+
+
+def test_intervals_are_over_blocks_of_what_is_annotated() -> None:
+    """Errors in one corner make Dice less certain than as many errors spread evenly over the same truth."""
+    rng = np.random.default_rng(4)
+    true = (rng.random((8, 64, 64)) < 0.5).astype(np.uint8)
+    wrong = rng.permutation(true.size) < 2048
+    spread, corner = true.copy(), true.copy()
+    spread[wrong.reshape(true.shape)] ^= 1
+    corner[:, :16, :16] ^= 1
+    results = [evaluate(p, from_labels(true, planes=["1:7"]), with_surface=False) for p in (spread, corner)]
+    widths = []
+    for result in results:
+        found = result["intervals"]["dice"]
+        assert (found["mean"], found["method"]) == (result["dice"], "bootstrap")
+        assert found["count"] == result["cells"] >= 64
+        assert found["low"] < result["dice"] < found["high"]
+        assert result["classes"]["1"]["intervals"]["dice"] == found
+        assert result["cell_shape"] == [6, 9, 9]  # 1 × 8 × 8 of them
+        widths.append(found["high"] - found["low"])
+    assert widths[1] > 4 * widths[0]
+
+
+def test_cells_follow_the_voxel_and_too_few_give_no_interval() -> None:
+    truth = from_labels(np.ones((8, 64, 64), np.uint8) * (np.arange(64) > 20).astype(np.uint8))
+    assert evaluate(truth.labels, truth, voxel_size_um=(4, 1, 1), with_surface=False)["cell_shape"] == [3, 14, 14]
+    tiny = from_labels(np.array([[[0, 1, 1], [0, 0, 1]]], np.uint8))
+    assert evaluate(tiny.labels, tiny, with_surface=False)["intervals"] == {}
 
 
 def test_huge_surfaces_are_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from fewslice.data.samples import open_samples
 from fewslice.errors import InputError
 from fewslice.formats import hdf5
 from fewslice.geometry import Box
@@ -74,6 +75,25 @@ def test_axes_of_ilastik_and_of_hdf5_itself(tmp_path: Path) -> None:
             dimension.label = name
     for name in ("tagged", "labelled"):
         np.testing.assert_array_equal(open_volume(f"{tmp_path / 'a.h5'}:{name}").read()[0], VALUES)
+
+
+def test_labels_exported_by_ilastik(tmp_path: Path) -> None:
+    """ilastik stores t, z, y, x, c with the axes as vigra spells them; 0 is what nobody painted, 1 the first class."""
+    labels = np.zeros((5, 8, 9), np.uint8)
+    labels[1:4:2, 2:4], labels[1:4:2, 5:7] = 1, 2
+    tags = [{"key": k, "typeFlags": 2, "resolution": 0, "description": ""} for k in "tzyxc"]
+    with h5py.File(tmp_path / "brain_Labels.h5", "w") as file:
+        node = file.create_dataset("exported_data", data=labels[None, ..., None], chunks=(1, 5, 8, 9, 1))
+        node.attrs["axistags"] = json.dumps({"axes": tags})
+        node.attrs["display_mode"], node.attrs["drange"] = "default", (0.0, 255.0)
+    path = f"{tmp_path / 'brain_Labels.h5'}:exported_data"
+    np.testing.assert_array_equal(open_labels(path).read()[0], labels)
+    save_volume(tmp_path / "brain.tif", Volume.from_array(np.zeros((5, 8, 9), np.uint8)))
+    (sample,) = open_samples([str(tmp_path / "brain.tif")], [path], background=1, unlabelled=0)
+    annotation = sample.annotation
+    assert annotation is not None
+    np.testing.assert_array_equal(annotation.annotated, labels > 0)
+    np.testing.assert_array_equal(annotation.labels, labels == 2)
 
 
 def test_float_labels_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from fewslice.errors import InputError
 from fewslice.formats import tiff
 from fewslice.formats._cache import RecentPieces
 from fewslice.geometry import Box
-from fewslice.io import open_labels, open_volume, save_volume
+from fewslice.io import open_labels, open_volume, save_labels, save_volume
 from fewslice.volume import Volume
 
 
@@ -371,3 +371,27 @@ def test_opening_leaves_no_file_open(tmp_path: Path) -> None:
         volume.read()
         del volume
     path.unlink()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_labels_for_fiji_have_voxel_size_and_colours(dtype: type, tmp_path: Path) -> None:
+    values = (np.arange(3 * 8 * 9) % 200).astype(dtype).reshape(3, 8, 9)
+    save_labels(tmp_path / "cells.tif", values, voxel_size_um=(2.0, 0.5, 0.25))
+    with tifffile.TiffFile(tmp_path / "cells.tif") as file:
+        said = file.imagej_metadata or {}
+        assert file.is_imagej and (said["unit"], said["spacing"], said["slices"]) == ("um", 2.0, 3)
+        assert (said["min"], said["max"]) == (0.0, 255.0)
+        tags = file.pages[0].tags
+        assert tags["XResolution"].value == (4, 1) and tags["YResolution"].value == (2, 1)
+        table = np.asarray(tags[320].value).reshape(3, 256).T // 257
+        np.testing.assert_array_equal(file.asarray(), values)
+    assert tuple(table[0]) == (0, 0, 0) and tuple(table[255]) == (255, 255, 255)
+    assert len({tuple(colour) for colour in table}) == 256 and table[1:].max(axis=1).min() >= 150
+    steps = np.abs(np.diff(table[1:255].astype(int), axis=0)).max(axis=1)
+    assert steps.min() > 60  # objects that follow each other are told apart
+    again = open_labels(tmp_path / "cells.tif")
+    assert again.voxel_size_um == (2.0, 0.5, 0.25)
+    np.testing.assert_array_equal(again.read()[0], values)
+    save_volume(tmp_path / "image.tif", Volume.from_array(values))
+    with tifffile.TiffFile(tmp_path / "image.tif") as file:
+        assert 320 not in file.pages[0].tags

@@ -226,9 +226,9 @@ def folder_bytes() -> Callable[[Path], dict[str, bytes]]:
 def _kill(patch: pytest.MonkeyPatch, where: str) -> None:
     """Die in the third of eight blocks of a pass, half-way through the union, or while the end is being written."""
     if where in ("label", "link", "relabel"):
-        original = segmentation._run
+        original = segmentation._Passes.__call__
 
-        def dying(name: str, blocks: Any, work: Path, key: str, job: Any, progress: Any) -> Any:
+        def dying(passes: Any, name: str, job: Any, record: Any = None) -> Any:
             opened, seen = job.open(), []
 
             def read(block: Any) -> Any:
@@ -237,14 +237,14 @@ def _kill(patch: pytest.MonkeyPatch, where: str) -> None:
                     raise Killed
                 return opened.read(block)
 
-            return original(name, blocks, work, key, Opened(replace(opened, read=read)), progress)
+            return original(passes, name, Opened(replace(opened, read=read)), record)
 
-        patch.setattr(segmentation, "_run", dying)
+        patch.setattr(segmentation._Passes, "__call__", dying)
         return
     owner, name, last = {
         "union": (segmentation.np, "save", lambda path, *_: path.name == "names.npy"),
         "create": (segmentation.io, "create_labels", lambda *_: True),
-        "pyramid": (segmentation.io, "write_pyramid", lambda *_: True),
+        "pyramid": (segmentation, "write_pyramids", lambda *_: True),
         "finish": (Record, "finish", lambda record: record.folder.name == "instances"),
     }[where]
     real = getattr(owner, name)

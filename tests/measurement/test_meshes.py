@@ -129,7 +129,7 @@ def test_boxes_come_from_the_table(store: Path, tmp_path: Path, monkeypatch: pyt
     def refuse(*args: Any, **others: Any) -> None:
         raise AssertionError("the blocks are read again")
 
-    monkeypatch.setattr(meshes, "run_blocks", refuse)
+    monkeypatch.setattr(meshes, "SumBlocks", refuse)
     after = workflow.mesh(store, output=tmp_path / "after")
     assert (before / "9.glb").read_bytes() == (after / "9.glb").read_bytes()
 
@@ -138,16 +138,19 @@ def test_a_killed_run_goes_on(store: Path, tmp_path: Path, monkeypatch: pytest.M
     made: list[str] = []
     write = mesh_files.write_mesh
 
-    def killed(folder: Path, name: str, *others: Any) -> None:
+    def noted(folder: Path, name: str, *others: Any) -> Any:
+        made.append(name)
+        return write(folder, name, *others)
+
+    def killed(folder: Path, name: str, *others: Any) -> Any:
         if len(made) == 1:
             raise KeyboardInterrupt
-        write(folder, name, *others)
-        made.append(name)
+        return noted(folder, name, *others)
 
     monkeypatch.setattr(meshes, "write_mesh", killed)
     with pytest.raises(KeyboardInterrupt):
         workflow.mesh(store, output=tmp_path / "m")
-    monkeypatch.setattr(meshes, "write_mesh", lambda folder, name, *o: (write(folder, name, *o), made.append(name)))
+    monkeypatch.setattr(meshes, "write_mesh", noted)
     workflow.mesh(store, output=tmp_path / "m")
     assert sorted(made) == ["1000", "5", "9"]
     with pytest.raises(InputError, match="--overwrite"):
@@ -175,3 +178,19 @@ def test_nothing_of_others_is_removed(store: Path, tmp_path: Path) -> None:
     (tmp_path / "m" / "thesis.txt").touch()
     with pytest.raises(InputError, match="holds no meshes"):
         workflow.mesh(store, output=tmp_path / "m", overwrite=True)
+
+
+def test_further_objects_join_a_finished_folder_and_lost_files_are_made_again(store: Path, tmp_path: Path) -> None:
+    """What was made before stays as it is, is still verified, and does not count as progress."""
+    workflow.mesh(store, objects=[5], output=tmp_path / "m")
+    events: list[dict[str, Any]] = []
+    workflow.mesh(store, objects=[9, 1000], output=tmp_path / "m", listener=events.append)
+    assert [(e["done"], e["blocks"]) for e in events if e["event"] == "block"] == [(1, 2), (2, 2)]
+    found = workflow.verify(tmp_path / "m")
+    assert (found.exit_code, found.blocks) == (0, 3)
+    before = (tmp_path / "m" / "5.glb").read_bytes()
+    (tmp_path / "m" / "5.glb").unlink()
+    assert [d.problem for d in workflow.verify(tmp_path / "m").damaged] == ["missing"]
+    workflow.mesh(store, output=tmp_path / "m")
+    assert (tmp_path / "m" / "5.glb").read_bytes() == before
+    assert workflow.verify(tmp_path / "m").exit_code == 0

@@ -5,7 +5,7 @@ import pytest
 
 from fewslice.errors import InputError
 from fewslice.morphology import interpolate_signed_distance
-from fewslice.napari.filling import fill_between, gap_around
+from fewslice.napari.filling import gap_around, gap_of, stroke_of
 from fewslice.napari.session import open_annotation
 from fewslice.volume import Volume
 
@@ -24,6 +24,10 @@ def session(tmp_path):
         made.mark(0, plane)
     yield made
     made.close()
+
+
+def fill_between(session, axis, index):
+    return stroke_of(session, gap_of(session, axis, index).interpolated())
 
 
 def test_the_gap_is_filled_by_interpolation_and_is_not_done(session):
@@ -63,6 +67,21 @@ def test_what_a_fill_made_can_be_corrected_and_filled_again(session):
     session.undo()
     session.undo()
     assert fill_between(session, 0, 2).size > 0
+
+
+def test_what_was_painted_while_planes_were_filled_stays(session):
+    gap = gap_of(session, 0, 3)
+    session.labels[3, 0:12, 0:9] = 7
+    session.labels[4, 0:20, 9] = 1
+    session.commit()
+    session.labels[4, 0:20, 9] = 0  # erased again, by a hand
+    session.mark(0, 2)
+    filled = gap.interpolated()
+    assert not (filled.labels == 7).any(), "it looks at the labels as they were"
+    session.apply(stroke_of(session, filled), "fill")
+    result = np.asarray(session.labels)
+    assert (result[3, 0:12, 0:9] == 7).all() and not result[4, :, 9].any() and not result[2].any()
+    assert result[4, 9, 8] == 1 and result[4, 9, 10] == 1
 
 
 def test_planes_done_along_another_axis_stay(session):

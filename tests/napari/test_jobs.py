@@ -118,3 +118,13 @@ def test_the_command_is_the_installed_one_and_its_verbs_are_known(monkeypatch):
     monkeypatch.setattr("fewslice.napari.jobs.shutil.which", lambda *a, **k: None)
     with pytest.raises(InputError, match="not installed"):
         fewslice_command("info")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has classes of priority, not numbers")
+def test_a_command_leaves_the_processor_to_the_window_first():
+    command = python("import time; time.sleep(60)")
+    try:
+        own, its = os.getpriority(os.PRIO_PROCESS, 0), os.getpriority(os.PRIO_PROCESS, command.pid)
+        assert its == min(19, own + 5)
+    finally:
+        command.kill()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -178,6 +179,88 @@ def test_a_full_disk_is_said_and_the_stroke_stays(tmp_path, monkeypatch):
     assert (session.labels[1, 2:5] == 4).all() and len(session.history) == 1
     assert (tmp_path / "a" / NAME).stat().st_size == size
     session.close()
+
+
+def test_what_a_full_disk_refused_is_written_before_the_next_change(tmp_path, monkeypatch):
+    session = open_annotation(tmp_path / "a", image())
+
+    def full(path, entry):
+        raise DiskError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fewslice.napari.journal.append_line", full)
+        session.labels[1, 2:5] = 4
+        for change in (session.commit, lambda: session.mark(0, 1), session.undo):
+            with pytest.raises(DiskError, match="full"):
+                change()
+        assert session.unwritten == 3
+        with pytest.raises(DiskError, match=r"stays open, as 3 changes in it are not on disk: .*full"):
+            session.close()
+        with pytest.raises(InputError, match="another window"):
+            open_annotation(tmp_path / "a", image())
+    session.redo()
+    session.labels[2, 2:5] = 5
+    session.commit()
+    expected = np.asarray(session.labels).copy()
+    session.close()
+    again = open_annotation(tmp_path / "a", image())
+    assert np.array_equal(np.asarray(again.labels), expected) and (expected[1, 2:5] == 4).all()
+    assert again.done == {(0, 1)} and [s.id for s in again.history] == [1, 2]
+    again.close()
+
+
+def test_an_annotation_that_was_saved_opens_again_on_its_image_only(tmp_path):
+    session = open_annotation(tmp_path / "a", image())
+    expected = painted(session)
+    session.save()
+    session.close()
+    with pytest.raises(InputError, match="another volume"):
+        open_annotation(tmp_path / "a", image(seed=1))
+    again = open_annotation(tmp_path / "a", image())
+    assert np.array_equal(np.asarray(again.labels), expected) and again.done == {(0, 1)}
+    again.close()
+
+
+def test_labels_are_saved_once_at_a_time(tmp_path):
+    session = open_annotation(tmp_path / "a", image())
+    painted(session)
+    first = session.begin_saving()
+    with pytest.raises(InputError, match="being saved already"):
+        session.begin_saving()
+    session.end_saving(first, session.carry_out(first)[1])
+    second = session.begin_saving()
+    session.end_saving(second, None)
+    session.save()
+    late = session.begin_saving()
+    session.close()
+    with pytest.raises(InputError, match="closed before"):
+        session.carry_out(late)
+    recorded = read_journal(tmp_path / "a" / NAME)
+    session.end_saving(late, "")
+    assert read_journal(tmp_path / "a" / NAME) == recorded, "a closed journal may be another window's by now"
+
+
+def test_closing_waits_for_labels_that_are_being_written(tmp_path, monkeypatch):
+    session = open_annotation(tmp_path / "a", image())
+    painted(session)
+    saving = session.begin_saving()
+    begun, order = threading.Event(), []
+    real = io.save_labels
+
+    def slow(*arguments, **options):
+        begun.set()
+        time.sleep(0.3)
+        real(*arguments, **options)
+        order.append("written")
+
+    monkeypatch.setattr("fewslice.napari.session.io.save_labels", slow)
+    thread = threading.Thread(target=session.carry_out, args=(saving,))
+    thread.start()
+    assert begun.wait(10)
+    session.close()
+    order.append("closed")
+    thread.join()
+    assert order == ["written", "closed"]
 
 
 def test_an_untouched_plane_is_not_background(tmp_path):

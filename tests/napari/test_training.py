@@ -77,7 +77,7 @@ def test_arguments_are_those_of_the_experiment(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "fewslice.workflow.train", lambda experiment, output, **k: seen.append((experiment, output)) or output
     )
-    monkeypatch.setattr("fewslice.cli.training.say_trained", lambda folder: None)
+    monkeypatch.setattr("fewslice.cli.training.say_trained", lambda folder, **k: None)
     from fewslice import cli
 
     with pytest.raises(SystemExit) as end:
@@ -135,9 +135,24 @@ def test_progress_follows_the_log():
         state = advanced(state, event_of(json.dumps(event)))
         shares.append(progress(state))
     assert shares[:3] == [0, 0, 0.5] and shares[-1] == pytest.approx(160 / 400)
-    assert state.losses == ((50, 0.5), (160, 0.25)) and state.dice == 0.8 and state.finished == ("teacher",)
+    assert state.losses == ((50, 0.5), (160, 0.25)) and state.score == ("Dice", 0.8) and state.finished == ("teacher",)
     assert state.notes == ("Plane 7 is held out.",) and state.seconds_left == 80.0
     assert event_of("trained RUN; next: fewslice predict") is None and event_of("[1]") is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "validation", "expected"),
+    [
+        ({"discriminator": 0.5, "refiner": 1.0}, {"kernel_distance": 0.25, "kept": 1.0}, ("kernel distance", 0.25)),
+        ({"total": 0.5}, {"f1": 0.75, "precision": None, "recall": 0.6}, ("F1", 0.75)),
+        ({"total": 0.5}, {}, None),
+    ],
+)
+def test_stages_of_every_kind_can_be_followed(loss, validation, expected):
+    stage = {"stage": "refine", "step": 10, "steps": 20}
+    state = advanced(State(), {"event": "step", **stage, "loss": loss, "seconds_left": 1.0})
+    state = advanced(state, {"event": "validation", **stage, "score": -0.5, **validation})
+    assert state.losses == ((10, 0.5),) and state.score == expected
 
 
 def ended(command, lines):
@@ -245,3 +260,19 @@ def test_every_module_of_the_plugin_is_either_core_or_a_window():
     names = {p.stem for p in Path(fewslice.napari.__file__).parent.glob("*.py")} - {"__init__"}
     windows = {n for n in names if n.endswith("_tab")} | {"panel", "controls"}
     assert names == set(CORE) | windows
+
+
+def test_the_next_planes_are_those_of_plan_itself(tmp_path):
+    image, truth = volume()
+    io.save_volume(tmp_path / "image.tif", Volume.from_array(image, VOXEL))
+    planes = frozenset((0, z) for z in (0, 2, 5, 7))
+    place = training.prepare(tmp_path, source(tmp_path / "image.tif"), Volume.from_array(truth), request(planes=planes))
+    for arguments in (training.stored_request(place), [*prediction.plan_arguments(place / "RUN"), "--steps", "3"]):
+        done = Command(fewslice_command(*arguments))
+        ended(done, [])
+        assert done.exit_code == 0, done.complaint()
+    found, advice = prediction.next_planes(list(done.output))
+    assert len(found) == 4 and advice
+    assert {p.axis for p in found} == {0} and not {(p.axis, p.plane) for p in found} & planes
+    assert all(0 <= p.plane < SHAPE[0] for p in found)
+    assert [p.score for p in found] == sorted((p.score for p in found), reverse=True)

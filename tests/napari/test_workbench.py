@@ -10,7 +10,10 @@ from fewslice.volume import Volume
 
 components = pytest.importorskip("napari.components", reason="napari is not installed")
 
+from fewslice.napari.edits import EditedArray  # noqa: E402
+from fewslice.napari.proofreading import measure  # noqa: E402
 from fewslice.napari.readers import read_layers  # noqa: E402
+from fewslice.napari.session import open_annotation  # noqa: E402
 from fewslice.napari.workbench import CUT, SEEDS, Workbench  # noqa: E402
 
 SHAPE = (6, 20, 24)
@@ -62,7 +65,7 @@ def test_painting_in_every_way_is_journalled_and_undone(bench, image, tmp_path):
         bench.redo(layer)
         assert np.array_equal(np.asarray(layer.data), state)
     layer.undo()  # napari's own undo is a change like any other
-    bench.commit_all()
+    bench.commit(layer)
     assert len(session.history) == 5 and np.array_equal(np.asarray(layer.data), states[3])
 
 
@@ -76,9 +79,9 @@ def test_a_brush_that_still_moves_is_one_stroke_and_a_script_is_journalled_soon(
         layer.paint((2, 5, column), 3)
         now[0] += 0.5
         bench.tick()
-    assert session.history == []
+        assert session.labels.waiting_seconds() <= 1.0, "a long stroke is on disk as it is drawn"
     layer._commit_stroke()
-    assert len(session.history) == 1
+    assert len(session.history) == 1 and session.history[0].stroke.size == np.count_nonzero(layer.data)
     bench.tick()
     layer.data[4, 4, 4] = 9
     bench.tick()
@@ -86,6 +89,29 @@ def test_a_brush_that_still_moves_is_one_stroke_and_a_script_is_journalled_soon(
     now[0] += 1.1
     bench.tick()
     assert len(session.history) == 2
+    painted = np.asarray(layer.data).copy()
+    bench.close()
+    again = open_annotation(tmp_path / "a", Volume.from_array(np.asarray(image.data)))
+    assert np.array_equal(np.asarray(again.labels), painted) and len(again.history) == 2 and len(again.notes) == 1
+    again.undo()
+    again.undo()
+    assert not np.asarray(again.labels).any() and again.undo() is None
+    again.close()
+
+
+def test_a_long_stroke_that_comes_back_to_where_it_was_is_still_one(bench, image, tmp_path):
+    session = bench.session_of(layer := bench.annotate(image, tmp_path / "a"))
+    for value in (3, 5, 0):
+        layer.data[2, 5, 5] = value
+        session.commit(ended=value == 0)
+    assert len(session.history) == 1 and session.history[0].stroke.size == 0
+    layer.data[2, 5, 6] = 4
+    session.commit()
+    assert [s.stroke.size for s in session.history] == [0, 1]
+    bench.close()
+    again = open_annotation(tmp_path / "a", Volume.from_array(np.asarray(image.data)))
+    assert np.argwhere(np.asarray(again.labels)).tolist() == [[2, 5, 6]] and [s.id for s in again.history] == [1, 2]
+    again.close()
 
 
 def test_the_canvas_shows_what_was_painted_and_undone(bench, image, tmp_path):
@@ -182,9 +208,88 @@ def instances(bench, tmp_path):
     return layer
 
 
+def counted(bench, layer):
+    counting = bench.begin_counting(layer)
+    bench.end_counting(layer, counting, counting.count())
+
+
+def test_objects_are_never_counted_in_the_thread_of_the_window(bench, instances, monkeypatch):
+    bench.chosen[instances] = {2, 3}
+    with pytest.raises(InputError, match=r"count the objects of .* first"):
+        bench.merge(instances)
+    counting = bench.begin_counting(instances)
+    with pytest.raises(InputError, match="are being counted"):
+        bench.merge(instances)
+    instances.data_setitem((np.array([0, 1]), np.array([0, 3]), np.array([5, 2])), 9)  # a new object takes from 1
+    bench.tick()
+    bench.commit(instances)
+    bench.undo(instances)
+    bench.redo(instances)
+    instances.data[0, 1, 1] = 3  # not yet committed when the plane is marked
+    bench.toggle_done(instances)
+    later = bench.begin_counting(instances)
+    bench.end_counting(instances, counting, counting.count())
+    assert instances not in bench.objects, "a later count has begun"
+    instances.data_setitem((np.array([0]), np.array([0]), np.array([6])), 9)
+    bench.commit(instances)
+    bench.end_counting(instances, later, later.count())
+    expected = measure(EditedArray(Volume.from_array(np.asarray(instances.data))))
+    monkeypatch.setattr("fewslice.napari.proofreading.measure", None)
+    found = bench.table(instances)
+    assert {n: (o.voxels, o.total) for n, o in found.items()} == {n: (o.voxels, o.total) for n, o in expected.items()}
+    bench.merge(instances)
+    assert set(bench.table(instances)) == {1, 2, 9}
+
+
+def test_the_table_follows_what_a_full_disk_refuses_and_a_deleted_layer_loses_nothing(
+    bench, instances, tmp_path, monkeypatch
+):
+    counted(bench, instances)
+
+    def full(path, entry):
+        raise DiskError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fewslice.napari.journal.append_line", full)
+        bench.chosen[instances] = {2}
+        bench.guarded(bench.delete)(instances)
+        assert set(bench.table(instances)) == {1, 3}
+        instances.data[0, 1, 1] = 8
+        bench.commit(instances)
+        assert set(bench.table(instances)) == {1, 3, 8}
+        bench.guarded(bench.undo)(instances)
+        assert set(bench.table(instances)) == {1, 3} and instances._slice.image.raw[1, 1] == 0
+        bench.viewer.layers.remove(instances)
+        assert bench.said[-1].problem and "3 changes in it are not on disk" in bench.said[-1].text
+        bench.tick()
+        assert bench.said[-1].problem
+    bench.tick()
+    assert "are on disk again" in bench.said[-1].text
+    *_, (data, options, _) = read_layers(str(tmp_path / "OUT.ome.zarr"))
+    again = bench.viewer.add_labels(data, **options)
+    bench.proofread(again)
+    assert set(np.unique(np.asarray(again.data))) == {0, 1, 3}
+
+
+def test_filling_is_left_to_a_thread_and_a_deleted_layer_is_no_trouble(bench, image, tmp_path):
+    layer = bench.annotate(image, tmp_path / "a")
+    for plane in (1, 4):
+        layer.data[plane, 3:9, 3:9] = 2
+        bench.show_plane(layer, 0, plane)
+        bench.toggle_done(layer)
+    bench.show_plane(layer, 0, 2)
+    work = bench.filling(layer)
+    filled = work()
+    assert not layer.data[2].any()
+    bench.fill(layer, filled)
+    assert (layer.data[2, 3:9, 3:9] == 2).all() and bench.session_of(layer).history[-1].by == "fill"
+    bench.viewer.layers.remove(layer)
+    bench.fill(layer, filled)
+
+
 def test_proofreading_on_the_canvas_survives_a_restart(bench, instances, tmp_path):
-    table = bench.table(instances)
-    assert list(table) == [1, 2, 3]
+    counted(bench, instances)
+    assert list(bench.table(instances)) == [1, 2, 3]
     bench.chosen[instances] = {2, 3}
     bench.merge(instances)
     bench.place(instances, SEEDS)
@@ -214,11 +319,13 @@ def test_proofreading_on_the_canvas_survives_a_restart(bench, instances, tmp_pat
     for _ in range(3):
         bench.undo(again)
     assert set(np.unique(np.asarray(again.data))) == {0, 1, 2}
+    counted(bench, again)
     with pytest.raises(InputError, match="seeds"):
         bench.split(again)
 
 
 def test_clicking_a_row_goes_to_the_cell(bench, instances):
+    counted(bench, instances)
     bench.go_to(instances, 3)
     assert bench.viewer.dims.point[0] == pytest.approx(2 * 2.0)
     assert tuple(bench.viewer.scene.camera.center[-2:]) == pytest.approx((7.0, 6.0)) and instances.selected_label == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -62,6 +64,36 @@ def test_what_trains_is_apart_from_what_judges_and_every_plane_judges_once(indic
 def test_too_little_is_refused_with_the_reason(every: list[Plane], named: str) -> None:
     ladder = build_ladder(every, rng())
     assert ladder.folds == () and named in ladder.reason
+
+
+def test_dense_planes_are_held_out_in_slabs() -> None:
+    """Of 50 neighbouring planes each fold holds a quarter out, in one piece, and trains on all but the gap."""
+    ladder = build_ladder(planes(*range(50)), rng())
+    assert [len(fold.held) for fold in ladder.folds] == [12, 13, 13, 12]
+    for fold in ladder.folds:
+        indices = [plane.index for plane in fold.held]
+        assert indices == list(range(indices[0], indices[-1] + 1))
+        low, high = indices[0] - GAP, indices[-1] + GAP
+        assert {p.index for p in fold.training} == {i for i in range(50) if i <= low or i >= high}
+    assert len(ladder.sizes) == 4
+    spaced = build_ladder(planes(*range(0, 48, 3)), rng())
+    assert [p.index for p in spaced.folds[0].held] == [0, 12, 24, 36]
+
+
+def test_a_thousand_planes_are_ordered_as_few_are_and_at_once() -> None:
+    """The order of the definition, by brute force, on few; on many within a second."""
+    few = [*planes(3, 4, 9, 17, 30), *planes(2, 8, sample=1)]
+    order = spread_order(few, rng())
+    for count in range(1, len(few)):
+        away = {
+            p: min(abs(p.index - q.index) if p.sample == q.sample else np.inf for q in order[:count])
+            for p in few
+            if p not in order[:count]
+        }
+        assert order[count] == max(away, key=lambda p: away[p])  # of equals the first one listed
+    began = time.process_time()
+    assert len(spread_order(planes(*range(1000)), rng())) == 1000
+    assert time.process_time() - began < 1
 
 
 def test_every_beginning_is_spread() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from fewslice.data.normalisation import Normalisation
 from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.model import Model, NetworkStep, build_network
-from fewslice.prediction import predict_volume, predict_whole, segment_probabilities
+from fewslice.morphology.probabilities import segment_probabilities
+from fewslice.prediction import predict_volume, predict_whole
 from fewslice.prediction.resampling import _interpolated
 from fewslice.prediction.whole import quantised
 from fewslice.volume import Volume
@@ -111,14 +113,30 @@ def test_a_strange_folder_is_never_written_into(tmp_path: Path) -> None:
 
 
 def test_a_block_with_nan_is_recorded_and_the_others_are_done(tmp_path: Path) -> None:
-    """After the image was mended, only that block is computed."""
+    """The block stays 0; the same command tries it, and only it, again."""
     values = _image().read().astype(np.float32)
     values[0, 0, 0, 0] = np.nan
     out = tmp_path / "OUT.ome.zarr"
-    found = predict_volume(_model(), Volume.from_array(values), out, model_id="m", halo=(0, 4, 4), block=(10, 20, 20))
+    options: dict[str, Any] = {"model_id": "m", "halo": (0, 4, 4), "block": (10, 20, 20)}
+    found = predict_volume(_model(), Volume.from_array(values), out, **options)
     assert [b.index for b, _ in found.outcome.failed] == [(0, 0, 0)] and found.outcome.done == 5
     assert "NaN" in found.outcome.failed[0][1]
-    assert io.open_volume(out).read()[:, :, 20:].any()
+    stored = io.open_volume(out).read()
+    assert stored[:, :, 20:].any() and not stored[:, :, :20, :20].any()
+    again = predict_volume(_model(), Volume.from_array(values), out, **options)
+    assert len(again.outcome.failed) == 1 and again.outcome.skipped == 5
+    values[0, 0, 0, 0] = 100
+    with pytest.raises(InputError, match="--overwrite"):
+        predict_volume(_model(), Volume.from_array(values), out, **options)
+    mended = predict_volume(_model(), Volume.from_array(values), out, **options, overwrite=True)
+    assert mended.outcome.done == 6 and not mended.outcome.failed
+
+
+def test_a_prediction_lies_where_its_image_lies(tmp_path: Path) -> None:
+    image = replace(_image(), origin_um=(100.0, 50.0, 20.0))
+    predict_volume(_model(), image, tmp_path / "x.ome.zarr", model_id="m")
+    assert io.open_volume(tmp_path / "x.ome.zarr").origin_um == (100.0, 50.0, 20.0)
+    assert io.open_labels(tmp_path / "x.ome.zarr" / "labels" / "segmentation").origin_um == (100.0, 50.0, 20.0)
 
 
 def test_resampling_predicts_at_the_model_s_voxel(tmp_path: Path) -> None:

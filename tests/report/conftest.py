@@ -22,7 +22,11 @@ from scipy import ndimage
 from fewslice import io
 from fewslice.annotation import Annotation
 from fewslice.evaluation import evaluate
+from fewslice.evaluation.instances import evaluate_instances
 from fewslice.geometry import Box
+from fewslice.measurement import Source, find_prediction, measure_objects
+from fewslice.morphology.proposals import Proposals
+from fewslice.segmenters.contours import painted, write_geojson
 from fewslice.volume import Volume
 
 VOXEL = (2.0, 0.88, 0.88)
@@ -131,6 +135,7 @@ class Fabricated:
             "model_hash": "c0ffee",
             "threshold": 0.45,
             "class_values": values,
+            "block": [10, 36, 40],
             "outputs": [{"name": n, "kind": "probability", "range": [0, 1], "dtype": "uint8"} for n in names],
         }
         store = io.create_output(
@@ -157,6 +162,70 @@ class Fabricated:
         with (run / "results.jsonl").open("a") as stream:
             stream.writelines(json.dumps(line) + "\n" for line in lines)
         return output
+
+    def count(self, output: Path) -> dict[str, Any]:
+        """Segment a prediction into objects and measure them."""
+        labels = ndimage.label(io.open_labels(output / "labels" / "segmentation").read()[0])[0].astype(np.uint16)
+        attributes = {"objects": int(labels.max()), "segmenter": "connected_components", "settings": {"min_size": 0}}
+        store = io.create_labels(
+            output, "instances", shape=self.shape, dtype=np.uint16, chunks=(10, 64, 64), voxel_size_um=VOXEL,
+            attributes=attributes, overwrite=True,
+        )  # fmt: skip
+        store.write(Box.of(self.shape), labels)
+        table = output.with_name(f"{output.name.removesuffix('.ome.zarr')}.objects.csv")
+        source = Source(str(output / "labels" / "instances"))
+        return measure_objects(source, table, prediction=find_prediction(output), overwrite=True).summary
+
+    def contour_run(self, name: str) -> Path:
+        """Make a run of strategy ``synthetic`` that refined images and proposes contours, with a prediction of it."""
+        run = self.run(name, "synthetic")
+        output = self.folder / f"{name}_out.ome.zarr"
+        attributes = {
+            "image": str(self.image), "run": str(run.resolve()), "class_values": [1], "threshold": 0.5,
+            "block": list(self.shape), "plane_axis": 0,
+            "outputs": [{"name": "foreground", "kind": "contour", "range": [0, 1], "dtype": "uint8"}],
+        }  # fmt: skip
+        store = io.create_output(
+            output, shape=self.shape, channel_names=["foreground"], voxel_size_um=VOXEL, chunks=(10, 64, 64),
+            attributes=attributes,
+        )  # fmt: skip
+        store.write(Box.of(self.shape), np.zeros((1, *self.shape), np.uint8))
+        angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+        circle = np.stack([30 + 8 * np.sin(angle), 40 + 12 * np.cos(angle)], axis=1).astype(np.float32)
+        anchors, scores = np.array([[z, 30, 40] for z in (3, 4)]), np.array([0.9, 0.8], np.float32)
+        proposals = Proposals(anchors, scores, np.ones(2, np.uint8), np.stack([circle] * 2), 0)
+        write_geojson(self.folder / f"{name}_out.contours.geojson", [proposals], class_values=[1], voxel_size_um=VOXEL)
+        labels = painted(proposals, Box.of(self.shape), dtype=np.uint8)
+        instances = io.create_labels(
+            output, "instances", shape=self.shape, dtype=np.uint8, chunks=(10, 64, 64), voxel_size_um=VOXEL,
+            attributes={"objects": 2, "segmenter": "contours", "settings": {"overlap": 0.2}},
+        )  # fmt: skip
+        instances.write(Box.of(self.shape), labels)
+        figures = {
+            "kernel_distance": 0.31, "kernel_distance_low": 0.25, "kernel_distance_high": 0.38,
+            "kernel_distance_chance": 0.05, "spectrum_distance": 0.2, "histogram_distance": 0.1, "separability": 0.87,
+            "recall_before": 0.9, "recall_after": 0.88, "precision_before": 0.8, "precision_after": 0.79,
+            "objects": 374,
+        }  # fmt: skip
+        with (run / "log.jsonl").open("a") as stream:
+            stream.write("\n")
+            for step, score in ((20, -0.31), (40, -1000.0)):  # the later one lost its annotation
+                event = {"event": "validation", "stage": "refine", "step": step, "score": score, **figures}
+                line = {"event": "step", "stage": "refine", "step": step, "loss": {"total": 1 / step}, "seconds": step}
+                stream.write(json.dumps(line) + "\n" + json.dumps(event | {"kernel_distance": 6.2 / step}) + "\n")
+        (run / "stages" / "refine").mkdir(parents=True)
+        patches = self.generator.integers(0, 255, (6 * 34, 4 * 34, 3)).astype(np.uint8)
+        Image.fromarray(patches).save(run / "stages" / "refine" / "pairs_000020.png")
+        lines = [{"kind": "prediction", "output": str(output.resolve()), "image": str(self.image)}]
+        truth = self.folder / f"{name}_truth.tif"
+        io.save_labels(truth, labels, voxel_size_um=VOXEL)
+        found = evaluate_instances(output, Annotation(labels, np.ones(self.shape, bool), "instances"))
+        lines.append(
+            {"kind": "instance_evaluation", "prediction": str(output.resolve()), "truth": str(truth), "axes": None,
+             "planes": [], "background": None, "unlabelled": None, "label_kind": None, "scores": found}
+        )  # fmt: skip
+        (run / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return run
 
 
 @pytest.fixture
@@ -214,7 +283,7 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
-    def send(self, method: str, limit: float = 60, **parameters: Any) -> dict[str, Any]:
+    def send(self, method: str, limit: float = 120, **parameters: Any) -> dict[str, Any]:
         self.number += 1
         message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
         if hasattr(self, "session"):
@@ -293,6 +362,11 @@ class Browser:
         time.sleep(0.3)
         data = base64.b64decode(self.send("Page.captureScreenshot", **options)["data"])
         return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+
+    def printed(self) -> bytes:
+        """Return the page as a PDF on A4."""
+        paper = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True, "preferCSSPageSize": True}
+        return base64.b64decode(self.send("Page.printToPDF", limit=180, **paper)["data"])
 
     def close(self) -> None:
         os.close(self.write)

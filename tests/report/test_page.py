@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,12 @@ def test_report_of_a_compared_run_holds_all_its_parts(compared) -> None:
     data = embedded(page)
     (case,) = data["cases"]
     assert [arm["name"] for arm in case["browser"]["arms"]] == ["teacher · slices_2d", "student · pseudo_labels"]
-    assert len(case["browser"]["planes"]) == 20
+    assert [view["axis"] for view in case["browser"]["views"]] == ["z", "y", "x"]
+    planes = case["browser"]["views"][0]["planes"]
+    assert len(planes) == 20
     assert [scene["title"] for scene in case["scenes"]] == ["truth", "teacher · slices_2d", "student · pseudo_labels"]
     assert [len(stages) for stages in data["training"]] == [1, 2]
-    roles = {plane["z"]: plane["role"] for plane in case["browser"]["planes"]}
+    roles = {plane["at"]: plane["role"] for plane in planes}
     assert {z for z, role in roles.items() if role == "trained"} == {2, 6, 14, 18}
     assert {z for z, role in roles.items() if role == "held_out"} == {10}
     text = visible(page)
@@ -144,8 +147,8 @@ def test_report_before_evaluation_shows_planes_without_scores(fabricated) -> Non
     text = visible(page)
     assert "Not evaluated yet: run · sparse_3d" in text
     assert "Shown as truth is the annotation that trained" in text
-    planes = embedded(page)["cases"][0]["browser"]["planes"]
-    assert [plane["z"] for plane in planes] == [2, 6, 10, 14, 18]
+    planes = embedded(page)["cases"][0]["browser"]["views"][0]["planes"]
+    assert [plane["at"] for plane in planes] == [2, 6, 10, 14, 18]
     assert "covers single planes" in text
 
 
@@ -184,12 +187,12 @@ def test_report_of_one_plane_has_no_surfaces(fabricate: Callable[..., Any]) -> N
     made = fabricate(shape=(1, 72, 80))
     page = write_report([made.run("run", "slices_2d", noise=(0.2, (0.0, 4.0, 4.0)))])
     assert embedded(page)["cases"][0]["scenes"] == []
-    assert "too few for a surface" in visible(page)
+    assert 'id="surfaces"' not in page.read_text() and 'href="#surfaces"' not in page.read_text()
 
 
 def test_planes_and_dice_are_those_of_the_prediction(compared) -> None:
     (case,) = embedded(compared.page)["cases"]
-    plane = next(p for p in case["browser"]["planes"] if p["z"] == 7)
+    plane = next(p for p in case["browser"]["views"][0]["planes"] if p["at"] == 7)
     for arm in (0, 1):
         true, found = compared.truth[7] > 0, compared.found(arm)[7]
         assert plane["dice"][arm] == pytest.approx(2 * (found & true).sum() / (found.sum() + true.sum()), abs=1e-4)
@@ -254,7 +257,7 @@ def test_page_works_offline_in_a_browser(compared, browser) -> None:
         browser.run(f"document.querySelector('.browser .{step}').click()")
         after = browser.picture(".panels canvas", 2)
         assert not np.array_equal(before, after), "the slider changes the plane"
-        browser.run("document.querySelector('.mode input[value=segmentation]').click()")
+        browser.run("document.querySelector('.overlay input[value=segmentation]').click()")
         assert not np.array_equal(after, browser.picture(".panels canvas", 2)), "the switch changes the overlay"
 
 
@@ -326,3 +329,87 @@ def test_page_without_webgl_shows_the_picture(compared, browser) -> None:
     browser.send("Page.removeScriptToEvaluateOnNewDocument", identifier=handle["identifier"])
     assert errors(browser.console) == []
     assert browser.picture("#surfaces .static").std() > 10
+
+
+# ------------------------------------------------------------------------------------------- for everybody, on paper
+
+
+@pytest.fixture(scope="module")
+def grown(fabricate_in, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page that has every section."""
+    made = fabricate_in(tmp_path_factory.mktemp("grown"))
+    run, other = made.run("run", "sparse_3d", noise=STUDENT), made.contour_run("contours")
+    made.count(made.folder / "run_out.ome.zarr")
+    (run / "plan.json").write_text(json.dumps(PLAN))
+    return write_report([run, other])
+
+
+AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) => JSON.stringify(found.violations
+    .filter((v) => ["serious", "critical"].includes(v.impact))
+    .map((v) => [v.id, v.help, v.nodes.slice(0, 3).map((n) => n.html.slice(0, 160) + " " + n.failureSummary)])))"""
+
+
+def findings(browser) -> list[list[Any]]:
+    """Return what axe-core finds serious or critical in the open page, all of it unfolded."""
+    browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    browser.run((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8") + "; 0")
+    return list(json.loads(browser.run(AXE)))
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_page_passes_axe(grown, browser, width: int, dark: bool) -> None:
+    """No serious or critical finding, contrast included, and nothing sticks out sideways."""
+    browser.open(grown, width, 900, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert findings(browser) == []
+
+
+def test_axe_would_find_what_is_wrong(grown, browser) -> None:
+    """Without an alternative text, and in pale grey, the page fails: the check above can."""
+    browser.open(grown, 1280, 900)
+    browser.run(
+        "document.querySelector('.places img').removeAttribute('alt');"
+        "document.documentElement.style.setProperty('--soft', '#c8c8c8')"
+    )
+    assert {found[0] for found in findings(browser)} >= {"image-alt", "color-contrast"}
+
+
+def test_print_has_still_pictures_and_all_settings(grown, browser) -> None:
+    browser.open(grown, 1280, 900)
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    shown = "[...document.querySelectorAll({!r})].filter((e) => e.checkVisibility()).length"
+    assert browser.run(shown.format(".scene, .browser, .controls, .charts, nav")) == 0
+    assert browser.run(shown.format("#surfaces .static, #planes .static, #training .static")) == 4
+    browser.send("Emulation.setEmulatedMedia", media="")
+    pdf = browser.printed()
+    assert pdf.startswith(b"%PDF")
+    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 14
+    assert browser.run("[...document.querySelectorAll('details')].every((d) => d.open)"), "nothing folded on paper"
+
+
+def test_browser_goes_along_every_axis_by_keyboard_and_fades(grown, browser) -> None:
+    browser.open(grown, 1280, 900)
+    where = "document.querySelector('.where').textContent"
+
+    def after(script: str) -> str:
+        later = f"new Promise((done) => setTimeout(() => done({where}), 400))"
+        return str(browser.run(f"{{ {script} }} {later}"))
+
+    def pressed(name: str) -> str:
+        event = f"new KeyboardEvent('keydown', {{key: '{name}'}})"
+        return after(f"document.querySelector('.panels canvas').dispatchEvent({event});")
+
+    def across(index: int) -> str:
+        return after(f"document.querySelectorAll('.axis input')[{index}].click();")
+
+    assert pressed("Home").startswith("plane 0 ") and pressed("ArrowRight").startswith("plane 1 ")
+    assert pressed("End").startswith("plane 19 ") and pressed("ArrowLeft").startswith("plane 18 ")
+    assert across(2).startswith("plane x ") and pressed("Home").startswith("plane x 0 of 0–79")
+    assert across(0).startswith("plane ") and pressed("Home").startswith("plane 0 ")
+    for _ in range(3):
+        pressed("ArrowRight")
+    contour = browser.picture(".panels canvas", 3).astype(int)
+    after("const o = document.querySelector('.strength'); o.value = 0; o.dispatchEvent(new Event('input'));")
+    changed = np.abs(contour - browser.picture(".panels canvas", 3).astype(int)).sum(axis=2) > 60
+    rows, columns = (np.ptp(np.nonzero(changed)[k]) / changed.shape[k] for k in (0, 1))
+    assert (rows, columns) == pytest.approx((16 / 72, 24 / 80), abs=0.05), "the contour, where it lies, and no more"

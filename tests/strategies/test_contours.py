@@ -13,8 +13,9 @@ import torch
 from fewslice import io, workflow
 from fewslice.annotation import Annotation, from_labels
 from fewslice.data.samples import Sample
+from fewslice.data.splits import hold_out
 from fewslice.errors import InputError
-from fewslice.experiment import Experiment
+from fewslice.experiment import Experiment, read_experiment
 from fewslice.geometry import Box
 from fewslice.model import Model
 from fewslice.prediction import predict_volume
@@ -127,6 +128,25 @@ def test_classes_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     sample = Sample("discs", Volume.from_array(image), from_labels((labels > 0).astype(np.uint8)))
     with pytest.raises(InputError, match="pass --label-kind instances"):
         _train([sample], tmp_path, steps=1)
+
+
+def test_held_out_planes_decide_no_setting(tmp_path: Path) -> None:
+    """Objects on the held-out plane are made twice as large: radius and reach in the experiment stay as they are."""
+
+    def settings(labels: Any, folder: str) -> Any:
+        image = Volume.from_array((labels > 0).astype(np.float32), (2.0, 0.5, 0.5))
+        _train([Sample("s", image, from_labels(labels, kind="instances"))], tmp_path / folder, steps=1)
+        notes = [e["note"] for e in read_lines(tmp_path / folder / "log.jsonl") if e["event"] == "note"]
+        return read_experiment(tmp_path / folder / "experiment.yaml").settings["network"], notes
+
+    labels = _scene(0, 8)[1]
+    annotation = from_labels(labels, kind="instances")
+    split = hold_out([annotation], patch=(1, 48, 48), generator=np.random.default_rng(0))
+    held = split.validation[0].any(axis=(1, 2))
+    assert split.how == "planes" and held.any()
+    larger = labels.copy()
+    larger[held] = np.repeat(np.repeat(labels[held][:, 24:72, 24:72], 2, 1), 2, 2)
+    assert settings(labels, "a") == settings(larger, "b")
 
 
 def test_split_objects_are_said(tmp_path: Path) -> None:

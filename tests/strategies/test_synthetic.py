@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from fewslice import io, workflow
 from fewslice.annotation import Annotation
 from fewslice.data.samples import Sample
 from fewslice.errors import InputError
-from fewslice.experiment import Experiment
+from fewslice.experiment import Experiment, read_experiment, strategy_config
 from fewslice.model import Model
 from fewslice.prediction import predict_volume
 from fewslice.segmenters.contours import proposals_of
+from fewslice.strategies import synthetic
 from fewslice.synthesis.simulators import fluorescence_nuclei
 from fewslice.training.fit import Hardware
-from fewslice.training.run_folder import read_lines
+from fewslice.training.run_folder import RunFolder, read_lines
+from fewslice.training.task import Task
 from fewslice.volume import Volume
 
 CPU = Hardware(device="cpu", bfloat16=False)
@@ -32,6 +35,7 @@ REFINEMENT = {
     "simulations": 2,
     "history": 8,
     "validation_patches": 8,
+    "least_kept": 0.5,
     "schedule": {"validations": 1},
 }
 PLANE: dict[str, Any] = {
@@ -87,7 +91,7 @@ def test_contours_without_any_annotation(tmp_path: Path) -> None:
     notes = [e["note"] for e in read_lines(tmp_path / "run" / "log.jsonl") if e["event"] == "note"]
     assert any("Nothing was annotated" in note for note in notes)
     assert len(list((tmp_path / "run" / "stages" / "refine" / "images").glob("*.ome.zarr"))) == 3
-    resolved = workflow.read_experiment(tmp_path / "run" / "experiment.yaml").settings
+    resolved = read_experiment(tmp_path / "run" / "experiment.yaml").settings
     assert resolved["fit"] is False and resolved["detector"] == "contours", "a fit is made once and then kept"
     model.save(tmp_path / "model")
     model.threshold = 0.5
@@ -122,9 +126,76 @@ def test_volumes_are_segmented_in_3d_and_resume(tmp_path: Path) -> None:
     assert io.open_labels(labels).shape == (12, 48, 48)
 
 
+def test_refined_images_that_lost_the_annotation_are_not_learned(tmp_path: Path) -> None:
+    """A refiner without self-regularisation and with a huge learning rate: training ends there, and says so."""
+    wild = {"learning_rate": 0.3, "regularisation": {"weight": 0}, "schedule": {"validations": 3, "averaging": 0}}
+    settings = PLANE | {"fit": False, "images": 2, "refinement": REFINEMENT | wild | {"least_kept": 0.8}}
+    with pytest.raises(InputError, match=r"least_kept=0.8.*regularisation.weight or set refine=false"):
+        _train(settings, [_nuclei(1), _nuclei(2)], tmp_path, {"refine": 40, "pretrain": 2})
+    found = [e for e in read_lines(tmp_path / "log.jsonl") if e["event"] == "validation"]
+    assert found and all(e["score"] == -1000 and e["kept"] < 0.8 for e in found)
+    assert not (tmp_path / "stages" / "pretrain").exists() and not (tmp_path / "model").exists()
+
+
+def _settings(settings: dict[str, Any]) -> synthetic.Config:
+    return strategy_config(Experiment(strategy="synthetic", settings=settings))
+
+
+def _task(samples: list[Sample], folder: Path, **changes: Any) -> Task:
+    masks = [s.annotation.annotated if s.annotation is not None else None for s in samples]
+    return Task(samples, masks, [None] * len(samples), (1,), RunFolder(folder), **{"hardware": CPU} | changes)
+
+
+def test_minutes_count_validations_simulating_and_refining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every simulation takes 20 ms; the probe of the refiner measures a real validation, and writes nothing."""
+    task = _task([_nuclei(0), _nuclei(1)], tmp_path)
+    config = synthetic.resolve(_settings(PLANE | {"fit": False, "images": 50}), task)
+    make = synthetic._simulate
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.02)
+        return make(config, task, 0)
+
+    monkeypatch.setattr(synthetic, "_simulate", slow)
+    monkeypatch.setattr(synthetic, "refine", lambda *_, **__: time.sleep(0.02))
+    plain = synthetic.between(config.model_copy(update={"refine": False}), task)
+    assert plain >= 50 * 0.02
+    assert synthetic.between(config, task) >= 50 * 0.02 + (2 + 8) * 0.02 + 50 * 0.02
+    stage = synthetic.stages(config, task)["refine"][1]()
+    found = stage.validate(stage)
+    assert found is not None and "kernel_distance" in found.figures
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_simulations_for_the_refiner_are_small() -> None:
+    """Volumes are cut to 2¹⁹ voxels, planes and small volumes stay; patches that are asked for fit twice."""
+    assert synthetic.refinement_shape((64, 512, 512), None) == (16, 181, 181)
+    assert synthetic.refinement_shape((1, 512, 512), (1, 128, 128)) == (1, 512, 512)
+    assert synthetic.refinement_shape((12, 48, 48), (1, 32, 32)) == (12, 48, 48)
+    assert synthetic.refinement_shape((64, 512, 512), (24, 128, 128)) == (48, 256, 256)
+
+
+def test_annotation_and_hardware_are_checked_before_anything_is_simulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("simulated")
+
+    monkeypatch.setattr(synthetic, "simulator_config", never)
+    plane = _settings(PLANE)
+    with pytest.raises(InputError, match="--label-kind instances"):
+        synthetic.resolve(plane, _task([_nuclei(0), _nuclei(1, annotated=True)], tmp_path))
+    small = _nuclei(1, (1, 40, 96), annotated=True, kind="instances")
+    with pytest.raises(InputError, match=r"patch \(1, 48, 48\).*\(1, 40, 96\).*contours.patch"):
+        synthetic.resolve(plane, _task([_nuclei(0), small], tmp_path))
+    with pytest.raises(InputError, match="on one device, but 2"):
+        synthetic.resolve(plane, _task([_nuclei(0)], tmp_path, hardware=Hardware(device="cpu", devices=2)))
+
+
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="end with the 2 steps of its pretraining"):
         _train(PLANE | {"fit": False}, [_nuclei(0), _nuclei(1)], tmp_path / "a", {"refine": 2, "pretrain": 2})
+    assert list((tmp_path / "a").iterdir()) == [], "nothing is written before the steps are checked"
     with pytest.raises(InputError, match="channels"):
         _train(VOLUME | {"simulator": "two_photon_neurons"}, [_nuclei(0, (12, 48, 48))], tmp_path / "b", 2)
     with pytest.raises(InputError, match=r"unknown key|colour"):

@@ -8,12 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
+from fewslice.data.normalisation import fit_normalisation
 from fewslice.errors import InputError
+from fewslice.synthesis import refinement
 from fewslice.synthesis.refinement import (
     RefinementConfig,
     cell_diameter,
@@ -22,7 +25,7 @@ from fewslice.synthesis.refinement import (
     resolved,
     update_of,
 )
-from fewslice.synthesis.refiner import Refiner, refine
+from fewslice.synthesis.refiner import Refiner, refine, to_grey
 from fewslice.synthesis.simulation import Simulation
 from fewslice.synthesis.simulators import two_photon_neurons
 from fewslice.training.fit import Hardware, fit
@@ -63,6 +66,11 @@ def _real() -> Volume:
 
 def _config(**changes: Any) -> RefinementConfig:
     return RefinementConfig(**SMALL | changes)
+
+
+def _trained(folder: Path, source: Any, targets: list[Volume], config: RefinementConfig, **options: Any) -> Refiner:
+    settings = resolved(config, source, targets)
+    return fit_refiner("refinement", settings, source, targets, RunFolder(folder), hardware=CPU, **options)
 
 
 def test_schedule() -> None:
@@ -169,9 +177,7 @@ def test_it_moves_towards_the_real_images_and_keeps_the_objects(tmp_path: Path) 
     )
 
     def trained() -> Refiner:
-        return fit_refiner(
-            lambda seed: _discs(seed, 0.0), [real], RunFolder(tmp_path), steps=120, config=config, hardware=CPU
-        )
+        return _trained(tmp_path, lambda seed: _discs(seed, 0.0), [real], config, steps=120)
 
     refiner, again = trained(), trained()
     found = [e for e in read_lines(tmp_path / "log.jsonl") if e["event"] == "validation"]
@@ -181,13 +187,18 @@ def test_it_moves_towards_the_real_images_and_keeps_the_objects(tmp_path: Path) 
     assert stored["kept"] >= config.least_kept and stored["objects"] > 20
     assert refiner.provenance["validation"]["step"] == stored["step"]
     assert len(list((tmp_path / "stages/refinement").glob("pairs_*.png"))) == len(found)
+    drawn = imagecodecs.png_decode((tmp_path / "stages/refinement/pairs_000120.png").read_bytes())
+    assert drawn.shape == (6 * 34, 4 * 34, 3), "simulated, refined, real, nearest real"
+    simulated, refined, unpaired, closest = (drawn[:, 34 * k : 34 * k + 32, 0].astype(float) for k in range(4))
+    assert abs(closest.mean() - unpaired.mean()) < 0.3 * abs(simulated.mean() - unpaired.mean()), "it is a real one"
+    assert not np.array_equal(closest, unpaired) and not np.array_equal(closest, refined)
     one, same = (refine(r, _discs(7, 0.0), 0) for r in (refiner, again))
     assert np.array_equal(one.image, same.image) and not np.array_equal(one.image, _discs(7, 0.0).image)
     assert np.array_equal(one.instances, _discs(7, 0.0).instances)
 
 
-def test_lost_annotation_counts_below_everything(tmp_path: Path) -> None:
-    """With a detector that finds nothing after refinement no weights score better than −1000, and patience ends it."""
+def test_weights_that_lost_the_annotation_are_not_taken(tmp_path: Path) -> None:
+    """With a detector that finds nothing after refinement all score −1000, patience ends it, and that is an error."""
     calls = []
 
     def detect(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -196,7 +207,10 @@ def test_lost_annotation_counts_below_everything(tmp_path: Path) -> None:
         return np.asarray(ndimage.label(image[0] > image[0].mean())[0]) if first else np.zeros(image.shape[1:], int)
 
     config = _config(schedule=Schedule(validations=8, warmup=0, patience=2))
-    fit_refiner(_neurons, [_real()], RunFolder(tmp_path), steps=16, config=config, hardware=CPU, detect=detect)
+    with pytest.raises(
+        InputError, match=r"keep a share of 0.000 .* least_kept=0.8.*raise refinement.regularisation.weight"
+    ):
+        _trained(tmp_path, _neurons, [_real()], config, steps=16, detect=detect)
     found = [e for e in read_lines(tmp_path / "log.jsonl") if e["event"] == "validation"]
     assert [e["score"] for e in found] == [-1000.0] * len(found)
     assert [e["step"] for e in found] == [6, 8, 10]  # none while each learns alone
@@ -213,25 +227,56 @@ def test_volumes_in_3d(tmp_path: Path) -> None:
         patch=(8, 24, 24),
         batch_size=2,
     )
-    refiner = fit_refiner(simulation, [real], RunFolder(tmp_path), steps=8, config=config, hardware=CPU)
+    refiner = _trained(tmp_path, simulation, [real], config, steps=8)
     found = refine(refiner, simulation, 0)
     assert found.image.shape == simulation.image.shape and refiner.config.dims == 3
 
 
-def test_16_bit_targets_are_stretched(tmp_path: Path) -> None:
-    """The darkest and brightest value of the middle planes become 0 and 255."""
-    image = _real().read().astype(np.uint16) * 40 + 1000
-    config = resolved(_config(), _neurons, [Volume.from_array(image, (2.0, 0.88, 0.88))])
-    _, refiner = refinement_stage(
-        "refinement", config, _neurons, [Volume.from_array(image, (2.0, 0.88, 0.88))], RunFolder(tmp_path)
-    )
-    from fewslice.data.normalisation import fit_normalisation
+def _refiner_for(image: Any, folder: Path) -> Refiner:
+    target = Volume.from_array(image, (2.0, 0.88, 0.88))
+    config = resolved(_config(), _neurons, [target])
+    return refinement_stage("refinement", config, _neurons, [target], RunFolder(folder))[1]
 
+
+def test_16_bit_targets_are_stretched(tmp_path: Path) -> None:
+    """The 0.1st and the 99.9th percentile of all planes, 1 % of whose values are 65 535, become 0 and 255."""
+    image = _real().read().astype(np.uint16) * 40 + 1000
+    image[:, :, :1] = 65535
+    refiner = _refiner_for(image, tmp_path)
     own = fit_normalisation([Volume.from_array(image)], "robust")
-    middle = image[0, 2]
-    for value, grey in ((middle.min(), 0.0), (middle.max(), 255.0)):
-        normalised = (float(value) - own.offset[0]) / own.scale[0]
-        assert normalised * refiner.grey.scale[0] + refiner.grey.offset[0] == pytest.approx(grey, abs=0.01)
+    for channel in range(2):
+        for value, grey in zip(np.percentile(image[channel], (0.1, 99.9)), (0.0, 255.0), strict=True):
+            normalised = (float(value) - own.offset[channel]) / own.scale[channel]
+            found = normalised * refiner.grey.scale[channel] + refiner.grey.offset[channel]
+            assert found == pytest.approx(grey, abs=0.01)
+
+
+def test_one_hot_pixel_costs_no_grey_levels(tmp_path: Path) -> None:
+    """The plane that it does not lie on keeps all of its levels, and they lie where they lay."""
+    image = _real().read().astype(np.uint16) * 4
+    own = fit_normalisation([Volume.from_array(image)], "robust").apply(image[:, 1:2])
+    clean = to_grey(own, _refiner_for(image, tmp_path).grey)
+    image[:, 2, 7, 7] = 65535
+    hot = to_grey(own, _refiner_for(image, tmp_path).grey)
+    assert len(np.unique(clean)) > 60
+    assert np.abs(hot.astype(int) - clean.astype(int)).max() <= 3
+
+
+def test_simulations_are_remembered_but_not_all_of_them() -> None:
+    made: list[int] = []
+
+    def source(seed: int) -> Simulation:
+        made.append(seed)
+        return _neurons(0)
+
+    numbered = refinement._numbered(source, 0)
+    for number in (*range(64), *range(64)):
+        numbered(number)
+    assert len(made) == 64
+    for number in range(1000):
+        numbered(number)
+    numbered(0)
+    assert len(made) == 1001
 
 
 @pytest.mark.parametrize(
@@ -259,10 +304,11 @@ def test_bad_input(targets: list[Volume] | None, changes: dict[str, Any], messag
 
 def test_bad_requests(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    with pytest.raises(InputError, match="end with the 4 steps of pretraining"):
-        fit_refiner(_neurons, [_real()], run, steps=4, config=_config(), hardware=CPU)
+    with pytest.raises(InputError, match="end with the 4 steps of its pretraining"):
+        fit_refiner("refinement", _config(), _neurons, [_real()], run, steps=4, hardware=CPU)
     with pytest.raises(InputError, match="on one device"):
-        fit_refiner(_neurons, [_real()], run, steps=9, config=_config(), hardware=replace(CPU, devices=2))
+        two = replace(CPU, devices=2)
+        fit_refiner("refinement", _config(), _neurons, [_real()], run, steps=9, hardware=two)
     with pytest.raises(InputError, match="pass them through resolved"):
         refinement_stage("refinement", RefinementConfig(), _neurons, [_real()], run)
     blank = replace(_neurons(0), image=np.zeros_like(_neurons(0).image))

@@ -1,9 +1,7 @@
-"""A refiner changes images and nothing else, whatever the tiles; what is stored comes back, and runs no code."""
+"""A refiner changes images and nothing else, whatever the tiles."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ import torch
 from fewslice.data.normalisation import Normalisation
 from fewslice.errors import InputError
 from fewslice.networks import spade_generator
-from fewslice.synthesis.refiner import Refiner, build_generator, load_refiner, refine, save_refiner, to_grey
+from fewslice.synthesis.refiner import Refiner, build_generator, refine, to_grey
 from fewslice.synthesis.simulation import Simulation
 
 
@@ -99,44 +97,6 @@ def test_borders_are_like_the_inside() -> None:
     border = [side.mean() for side in (found[0], found[-1], found[:, 0], found[:, -1])]
     middle = found[20:-20, 20:-20]
     assert np.abs(np.array(border) - middle.mean()).max() < 0.5 * middle.std()
-
-
-def test_stored_and_loaded(tmp_path: Path) -> None:
-    refiner, simulation = _refiner(), _simulation()
-    save_refiner(refiner, tmp_path / "refiner")
-    found = load_refiner(tmp_path / "refiner")
-    assert (found.config, found.source, found.grey, found.channels) == (
-        refiner.config,
-        refiner.source,
-        refiner.grey,
-        refiner.channels,
-    )
-    assert found.provenance == {"seed": 0} and found.voxel_size_um == (2.0, 1.0, 1.0)
-    assert np.array_equal(refine(found, simulation, 5).image, refine(refiner, simulation, 5).image)
-    assert sorted(p.name for p in (tmp_path / "refiner").iterdir()) == ["refiner.json", "refiner.safetensors"]
-
-
-def test_bad_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no refiner"):
-        load_refiner(tmp_path)
-    save_refiner(_refiner(), tmp_path)
-    path, weights = tmp_path / "refiner.json", tmp_path / "refiner.safetensors"
-    stored = json.loads(path.read_text())
-    for change, message in (
-        ({"format_version": 99}, "reads up to 1"),
-        ({"code": "import os"}, "code"),
-        ({"generator": {"kind": "other"}}, "kind"),
-    ):
-        path.write_text(json.dumps(stored | change))
-        with pytest.raises(InputError, match=message):
-            load_refiner(tmp_path)
-    path.write_text("[")
-    with pytest.raises(InputError, match="does not describe"):
-        load_refiner(tmp_path)
-    path.write_text(json.dumps(stored))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(InputError, match="damaged"):
-        load_refiner(tmp_path)
 
 
 def test_other_channels_or_voxels_are_refused() -> None:

@@ -16,9 +16,16 @@ from fewslice.data.contours import fourier_points
 from fewslice.data.patches import Batch
 from fewslice.data.samples import Sample
 from fewslice.errors import InputError
+from fewslice.morphology.proposals import Proposals
 from fewslice.networks.contour_proposals import ProposalMaps
 from fewslice.training import contours as module
-from fewslice.training.contours import ContourConfig, contour_stage, resolved_contours, split_objects
+from fewslice.training.contours import (
+    ContourConfig,
+    contour_stage,
+    measured_contours,
+    resolved_contours,
+    split_objects,
+)
 from fewslice.training.fit import Hardware
 from fewslice.training.run_folder import RunFolder
 from fewslice.training.task import Task
@@ -54,6 +61,20 @@ def _task(annotation: Annotation, folder: Path, held: Any = None) -> Task:
     )
 
 
+def _settled(settings: dict[str, Any], task: Task) -> ContourConfig:
+    return measured_contours(resolved_contours(ContourConfig(**settings), task), task)
+
+
+def _proposals(squares: list[Any], scores: list[float], categories: list[int] | None = None) -> Proposals:
+    count = len(scores)
+    return Proposals(
+        np.zeros((count, 3), np.int64),
+        np.array(scores, np.float32),
+        np.array(categories or [1] * count, np.uint8),
+        np.stack(squares),
+    )
+
+
 def _square(y: float, x: float, extent: float) -> Any:
     return np.array([(y, x), (y, x + extent), (y + extent, x + extent), (y + extent, x)], np.float32) - 0.4
 
@@ -64,11 +85,27 @@ def _square(y: float, x: float, extent: float) -> Any:
 def test_radius_and_reach_come_from_the_annotation(tmp_path: Path) -> None:
     """Squares of 8 × 8: the radius of a circle of 64 pixels, and a quarter more than 8."""
     annotation = from_labels(_labels(), kind="instances")
-    found = resolved_contours(ContourConfig(**TINY), _task(annotation, tmp_path)).network
+    found = _settled(TINY, _task(annotation, tmp_path)).network
     assert found["radius"] == pytest.approx(np.sqrt(64 / np.pi), abs=0.01) and found["reach"] == 10
     given = TINY | {"network": TINY["network"] | {"radius": 3.0, "reach": 5}}
-    found = resolved_contours(ContourConfig(**given), _task(annotation, tmp_path)).network
+    found = _settled(given, _task(annotation, tmp_path)).network
     assert (found["radius"], found["reach"]) == (3.0, 5)
+
+
+def test_held_out_and_unknown_objects_decide_no_size(tmp_path: Path) -> None:
+    """A huge object on a held-out plane, or where nothing is annotated, changes neither radius nor reach."""
+    labels = _labels((3, 64, 64))
+    held, annotated = np.zeros(labels.shape, bool), np.ones(labels.shape, bool)
+    held[1], annotated[2] = True, False
+    held[0, :32], annotated[0, 48:] = True, False
+    usual = _settled(TINY, _task(Annotation(labels, annotated, kind="instances"), tmp_path, held)).network
+    assert usual["radius"] == pytest.approx(RADIUS, abs=0.01) and usual["reach"] == 10
+    labels[1:, 4:60, 4:60] = 99
+    labels[0, 4:40, 4:12] = 98  # in part held out
+    found = _settled(TINY, _task(Annotation(labels, annotated, kind="instances"), tmp_path, held)).network
+    assert found == usual
+    with pytest.raises(InputError, match="no object lies whole"):
+        _settled(TINY, _task(Annotation(labels, annotated, kind="instances"), tmp_path, np.ones(labels.shape, bool)))
 
 
 def test_classes_and_other_networks_are_refused(tmp_path: Path) -> None:
@@ -103,13 +140,22 @@ def test_matching_by_hand() -> None:
     truth[1:5, 19:23] = 9
     known = np.ones(truth.shape, bool)
     known[:, 17:] = False
-    contours = np.stack(
-        [_square(1, 1, 3.8), _square(1, 1, 3.8), _square(1, 11, 3.8), _square(1, 10, 3.8), _square(7, 18, 3)]
-    )
-    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32)
-    found = module._matched(contours, scores, truth, known)
+    squares = [_square(1, 1, 3.8), _square(1, 1, 3.8), _square(1, 11, 3.8), _square(1, 10, 3.8), _square(7, 18, 3)]
+    proposals = _proposals(squares, [0.9, 0.8, 0.7, 0.6, 0.5])
+    found = module._matched(proposals, truth, known, {})
     assert found.objects == 2 and found.hits.tolist() == [True, False, False, True]
-    assert found.scores.tolist() == scores[:4].tolist()
+    assert found.scores.tolist() == proposals.score[:4].tolist()
+
+
+def test_matching_is_within_classes() -> None:
+    """A contour of class 1 on an object of class 2 is wrong and leaves it free; one of class 2 finds it."""
+    truth = np.zeros((12, 24), np.uint32)
+    truth[1:5, 1:5] = 70_000
+    truth[1:5, 9:13] = 8
+    squares = [_square(1, 9, 3.8), _square(1, 9, 3.8), _square(1, 1, 3.8)]
+    proposals = _proposals(squares, [0.9, 0.8, 0.7], [1, 2, 1])
+    found = module._matched(proposals, truth, np.ones(truth.shape, bool), {8: 2})
+    assert found.objects == 2 and found.hits.tolist() == [False, True, True]
 
 
 def test_an_object_counts_where_half_of_it_is_held_out() -> None:
@@ -119,7 +165,7 @@ def test_an_object_counts_where_half_of_it_is_held_out() -> None:
     for first, counts in ((4, True), (5, False)):
         known[:] = False
         known[:, first:] = True
-        found = module._matched(_square(2, 2, 3.8)[None], np.ones(1, np.float32), truth, known)
+        found = module._matched(_proposals([_square(2, 2, 3.8)], [1.0]), truth, known, {})
         assert (found.objects, found.hits.tolist()) == ((1, [True]) if counts else (0, []))
 
 
@@ -172,7 +218,7 @@ def test_whoever_knows_the_targets_has_no_loss_but_what_two_harmonics_cannot_say
     ids = _labels().astype(np.int64)
     batch = _batch(ids, np.ones(ids.shape, np.float32))
     task = _task(from_labels(_labels(), kind="instances"), tmp_path)
-    stage = contour_stage(task, "propose", resolved_contours(ContourConfig(**TINY), task), task.instance_volumes())
+    stage = contour_stage(task, "propose", _settled(TINY, task), task.instance_volumes())
     stage.modules["network"] = _Knows(batch, shift)
     found = stage.step(stage, batch, torch.Generator(), lambda loss: loss.backward())
     values = {name: float(loss.detach()) for name, loss in found.items()}
@@ -192,7 +238,7 @@ def test_whoever_knows_the_targets_has_no_loss_but_what_two_harmonics_cannot_say
 def test_a_batch_without_annotation_moves_nothing_but_by_decay(tmp_path: Path) -> None:
     """All losses are 0 and finite where nothing is known, and so are gradients."""
     task = _task(from_labels(_labels(), kind="instances"), tmp_path)
-    config = resolved_contours(ContourConfig(**TINY, weight_decay=0.0), task)
+    config = _settled(TINY | {"weight_decay": 0.0}, task)
     stage = contour_stage(task, "propose", config, task.instance_volumes())
     ids = np.zeros((2, 32, 32), np.int64)
     batch = _batch(ids, np.zeros(ids.shape, np.float32))
@@ -209,7 +255,7 @@ def test_validation_says_how_many_objects_are_found(tmp_path: Path) -> None:
     held[:, :, 32:] = True
     task = _task(from_labels(labels, kind="instances"), tmp_path, held)
     given = TINY | {"network": TINY["network"] | {"refinement_iterations": 0}}
-    config = resolved_contours(ContourConfig(**given), task)
+    config = _settled(given, task)
     stage = contour_stage(task, "propose", config, task.instance_volumes())
     network: Any = stage.modules["network"]
 

@@ -335,7 +335,8 @@ def _local(workers: int, gpus: int) -> Any:
         environment = {**_ONE_THREAD, **({"CUDA_VISIBLE_DEVICES": names[index]} if gpus else {})}
         options = {**local, "nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": 50}
         specs[index] = {"cls": Nanny, "options": options}
-    return SpecCluster(workers=specs, scheduler={"cls": Scheduler, "options": local}, silence_logs=50)
+    scheduler = {**local, "dashboard_address": "127.0.0.1:0"}  # any port: others may run here as well
+    return SpecCluster(workers=specs, scheduler={"cls": Scheduler, "options": scheduler}, silence_logs=50)
 
 
 def _wait_for_a_worker(client: Client, *, patient: bool) -> None:

@@ -27,6 +27,8 @@ class Contents:
     ----------
     shape, voxel_size_um
         (z, y, x) in voxels, and in µm or None.
+    origin_um
+        (z, y, x) of the first voxel's centre in µm.
     names
         One per channel.
     chunk, shard
@@ -40,6 +42,7 @@ class Contents:
     voxel_size_um: tuple[float, float, float] | None
     chunk: Shape
     shard: Shape | None = None
+    origin_um: tuple[float, float, float] = (0.0, 0.0, 0.0)
     segmented: bool = True
 
 
@@ -84,6 +87,7 @@ def create_store(place: Path, contents: Contents, facts: Mapping[str, Any]) -> N
     options: dict[str, Any] = {
         "shape": contents.shape,
         "voxel_size_um": contents.voxel_size_um,
+        "origin_um": contents.origin_um,
         "dtype": np.uint8,
         "chunks": contents.chunk,
         "shards": contents.shard,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Sequence
@@ -65,15 +66,33 @@ def choose_block(shape: Sequence[int], halo: Sequence[int], chunk: Sequence[int]
     choices = []
     for one, margin, extent, read in zip(chunk, halo, shape, smallest, strict=True):
         others = math.prod(smallest) // read  # what a single chunk reads along the other axes
-        sizes = range(one, extent + one, one)
-        choices.append([s for s in sizes if s == one or min(s + 2 * margin, extent) * others <= read_voxels])
-    best, least = tuple(chunk), float("inf")
-    for block in itertools.product(*choices):
-        largest, total = 1, 1
-        for size, extent, margin in zip(block, shape, halo, strict=True):
-            largest *= min(size + 2 * margin, extent)
-            count = -(-extent // size)
-            total *= extent + 2 * margin * (count - 1)
-        if (largest <= read_voxels or block == tuple(chunk)) and total < least:
-            best, least = block, total
+        found = [_Choice(size, extent, margin) for size in _sizes(extent, one)]
+        choices.append([choice for choice in found if choice.size == one or choice.read * others <= read_voxels])
+    best, least = tuple(chunk), math.inf
+    for z, y in itertools.product(*choices[:2]):
+        # Along x larger blocks read more at once and never more in all: the largest that fits is the best.
+        fitting = bisect.bisect_right(choices[2], read_voxels // (z.read * y.read), key=lambda x: x.read)
+        x = choices[2][max(fitting, 1) - 1] if halo[2] else choices[2][0]
+        if (fitting or (z.size, y.size) == tuple(chunk[:2])) and z.total * y.total * x.total < least:
+            best, least = (z.size, y.size, x.size), z.total * y.total * x.total
     return tuple(min(size, extent) for size, extent in zip(best, shape, strict=True))
+
+
+class _Choice:
+    """A size of the block along one axis: what it reads at once, and what all blocks along the axis read."""
+
+    def __init__(self, size: int, extent: int, margin: int) -> None:
+        self.size = size
+        self.read = min(size + 2 * margin, extent)
+        self.total = extent + 2 * margin * (-(-extent // size) - 1)
+
+
+def _sizes(extent: int, one: int) -> list[int]:
+    """Return the smallest multiple of `one` for each number of blocks along an axis: some 2 √(extent / one) of them."""
+    units = -(-extent // one)
+    found, size = [], 1
+    while size <= units:
+        found.append(size * one)
+        count = -(-units // size)
+        size = units + 1 if count == 1 else -(-units // (count - 1))
+    return found

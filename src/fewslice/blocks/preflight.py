@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +22,31 @@ from fewslice.blocks.engine import run_blocks
 from fewslice.blocks.job import Job
 from fewslice.blocks.record import open_record
 from fewslice.errors import FewsliceError, InputError
+from fewslice.files import disk_error
 from fewslice.geometry import Block, BlockGrid, Shape
 
 __all__ = [
     "Estimate",
     "Probe",
+    "Trial",
     "check_fits",
+    "estimate_blocks",
     "existing_parent",
     "free_disk",
     "free_memory",
     "peak_memory",
     "probe",
     "probed_blocks",
+    "read_voxels",
     "return_freed_memory",
+    "scratch_beside",
+    "shared_by",
+    "smaller_block",
 ]
+
+
+_SMALL_VOXELS = 1 << 20
+_SMALLEST_EXTENT = 32
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,7 @@ def probed_blocks(grid: BlockGrid, count: int = 2) -> list[Block]:
     return [grid.at((z, y, i)) for i in range(first, min(first + count, grid.counts[2]))]
 
 
-def probe(job: Job, blocks: Sequence[Block], scratch: Path) -> Probe:
+def probe(job: Job, blocks: Sequence[Block], scratch: Path, name: str = "marks") -> Probe:
     """Run a job on a few blocks and measure it.
 
     Parameters
@@ -123,6 +137,8 @@ def probe(job: Job, blocks: Sequence[Block], scratch: Path) -> Probe:
         Real ones; see :func:`probed_blocks`.
     scratch
         An existing folder on the disk that the output will be on.
+    name
+        Of the folder of marks in it, another one for every job that is run there.
 
     Raises
     ------
@@ -132,13 +148,154 @@ def probe(job: Job, blocks: Sequence[Block], scratch: Path) -> Probe:
     before = _stored_bytes(scratch)
     began = time.perf_counter()
     with peak_memory() as peak:
-        outcome = run_blocks(blocks, open_record(scratch / "marks", "probe", what=str(scratch)), job)
+        outcome = run_blocks(blocks, open_record(scratch / name, "probe", what=str(scratch)), job)
         memory = peak()
     seconds = time.perf_counter() - began
     if outcome.failed:
         raise FewsliceError(f"block {outcome.failed[0][0].index} of the probe failed: {outcome.failed[0][1]}")
     read, written = (sum(box.size for box in boxes) for boxes in zip(*((b.read, b.write) for b in blocks), strict=True))
     return Probe(seconds / read, (_stored_bytes(scratch) - before) / written, memory)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a verb took on a few blocks.
+
+    Attributes
+    ----------
+    probes
+        One per pass over the blocks.
+    whole_bytes
+        Memory that the whole volume will need at once, beside the blocks, such as a list of all objects.
+    """
+
+    probes: Sequence[Probe]
+    whole_bytes: int = 0
+
+
+def estimate_blocks(
+    what: str,
+    grid: BlockGrid,
+    output: Path,
+    attempt: Callable[[BlockGrid, Sequence[Block], Path], Trial],
+    *,
+    workers: int = 1,
+    stored_once_more: float = 0.0,
+) -> Estimate:
+    """Measure on two blocks what a verb will take on this machine; nothing is left on disk.
+
+    A small block comes first: its memory per voxel tells whether a block of full size may be tried at all.
+
+    Parameters
+    ----------
+    what
+        The input.
+    grid
+        The blocks.
+    output
+        On whose disk the scratch folder is made.
+    attempt
+        Runs all passes of the verb over some blocks of a grid, writing in a folder and nowhere else.
+    workers
+        Processes on this machine that will share the work.
+    stored_once_more
+        Share by which coarser levels add to what is stored.
+
+    Raises
+    ------
+    InputError
+        If it cannot fit into memory or onto the disk; a block that would fit is named.
+    DiskError
+        If nothing can be written beside the output.
+    """
+    blocks = probed_blocks(grid)
+    largest = max(block.read.size for block in blocks)
+    rest = free_memory()
+
+    def smaller(share: float) -> Shape | None:
+        block = smaller_block(grid, int(0.8 * share * largest))
+        return None if block == grid.block else block
+
+    def estimate(memory: int, seconds: float, disk: int) -> Estimate:
+        return Estimate(
+            what, len(grid), grid.block, grid.halo, workers, seconds, memory * workers, rest, None, None, disk,
+            free_disk(output),
+        )  # fmt: skip
+
+    small = replace(grid, block=smaller_block(grid, _SMALL_VOXELS))
+    if math.prod(small.block) < math.prod(grid.block):
+        some = probed_blocks(small)
+        with scratch_beside(output) as folder:
+            attempt(small, some[:1], folder)  # libraries load
+        return_freed_memory()
+        before = psutil.Process().memory_info().rss
+        with scratch_beside(output) as folder:
+            peak = max(found.memory_bytes for found in attempt(small, some, folder).probes)
+        share = max(0, peak - before) / max(block.read.size for block in some)
+        check_fits(estimate(int(before + share * largest), 0.0, 0), smaller)
+    return_freed_memory()
+    with scratch_beside(output) as folder:
+        tried = attempt(grid, blocks, folder)
+    seconds = sum(found.seconds_per_voxel for found in tried.probes) * read_voxels(grid) / shared_by(workers)
+    stored = sum(found.bytes_per_voxel for found in tried.probes) * math.prod(grid.shape) * (1 + stored_once_more)
+    memory = max(found.memory_bytes for found in tried.probes)
+    measured = estimate(memory, seconds, int(stored))
+    check_fits(measured, smaller)
+    if tried.whole_bytes > rest:
+        raise InputError(
+            f"the objects of {what} need about {_size(tried.whole_bytes)} of memory at once but {_size(rest)} are "
+            "free; use a machine with more memory, or drop small objects"
+        )
+    return replace(measured, memory_bytes=max(measured.memory_bytes, tried.whole_bytes))
+
+
+def smaller_block(grid: BlockGrid, voxels: int) -> Shape:
+    """Halve the block of a grid, its longest extent first, until it reads so few voxels; in multiples of 32."""
+    block = list(grid.block)
+
+    def reads() -> int:
+        extents = zip(block, grid.halo, grid.shape, strict=True)
+        return math.prod(min(b + 2 * h, n) for b, h, n in extents)
+
+    while reads() > voxels and max(block) > _SMALLEST_EXTENT:
+        axis = block.index(max(block))
+        half = -(-block[axis] // 2)
+        block[axis] = max(_SMALLEST_EXTENT, -(-half // _SMALLEST_EXTENT) * _SMALLEST_EXTENT)
+    return tuple(block)
+
+
+def read_voxels(grid: BlockGrid) -> int:
+    """Sum what all blocks read; the axes are independent, so that a terabyte takes no time."""
+    total = 1
+    for axis, count in enumerate(grid.counts):
+        total *= sum(grid.at(tuple(i * (a == axis) for a in range(3))).read.shape[axis] for i in range(count))
+    return total
+
+
+def shared_by(workers: int) -> int:
+    """Return among how many cores of this machine so many processes share their work."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(workers, cores))
+
+
+@contextmanager
+def scratch_beside(output: Path) -> Iterator[Path]:
+    """Make a folder on the disk of an output and remove it in the end.
+
+    Raises
+    ------
+    DiskError
+        If the disk refuses.
+    """
+    parent = existing_parent(output)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".fewslice-probe-", dir=parent))
+    except OSError as error:
+        raise disk_error(error, parent) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_fits(estimate: Estimate, smaller: Callable[[float], Shape | None]) -> None:

@@ -1,11 +1,13 @@
-"""Look again at everything that a store's marks say was written: every chunk of every marked block, on every level.
+"""Look again at everything that marks say was written: chunks of stores on every level, tables, meshes.
 
-A chunk that holds only 0 is not stored, so that its absence alone says nothing; the checksum in the block's mark does.
+A mark notes ``checksums``, by array, of the chunks of its block, and ``files``, by name, of other files. A chunk that
+holds only 0 is not stored, so that its absence alone says nothing; the checksum does.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 
 from fewslice.blocks.record import Mark, existing_record
 from fewslice.errors import InputError
-from fewslice.files import disk_error
+from fewslice.files import checksum, disk_error
 from fewslice.formats import ome_zarr
 from fewslice.formats.ome_zarr import OutputStore
 from fewslice.geometry import Box, Shape, cover
@@ -25,18 +27,18 @@ __all__ = ["Damage", "Verification", "forget_damaged", "verify_store"]
 
 @dataclass(frozen=True)
 class Damage:
-    """A chunk that is not as it was written.
+    """A chunk or file that is not as it was written.
 
     Attributes
     ----------
     array
-        Path in the store, such as ``0`` or ``labels/segmentation/0``.
+        Path in the store, such as ``0`` or ``labels/segmentation/0``; empty for a file.
     record
-        Folder of the record whose block it is, in the store.
+        Folder of the record whose block it is, in the store or, of an unfinished segment, beside it.
     block
-        Position of the block in the grid of that record.
+        Position of the block in the grid of that record; of a mesh, the object's id.
     chunk
-        Path of the chunk in the array.
+        Path of the chunk in the array, or of the file.
     problem
         ``missing``, ``unreadable`` or ``changed``.
     """
@@ -57,9 +59,9 @@ class Verification:
     store
         The store.
     finished
-        Whether the job that made it says that it is finished.
+        Whether the jobs that made it say that they are finished.
     blocks, chunks
-        Marked blocks that were looked at, and chunks in them.
+        Marked blocks that were looked at, and chunks and files in them.
     failed
         Blocks that are recorded as failed, with their reasons.
     damaged
@@ -84,29 +86,36 @@ class Verification:
 
 
 def verify_store(store: Path, progress: Callable[[int], None] | None = None) -> Verification:
-    """Read every chunk of every block that is marked as written and compare it with its checksum.
+    """Read everything that block-wise verbs have marked as written and compare it with its checksums.
 
     Parameters
     ----------
     store
-        ``OUT.ome.zarr`` of a block-wise verb, finished or not.
+        ``OUT.ome.zarr`` of predict, finished or not, with its objects and what an unfinished segment keeps beside it;
+        the folder of mesh; ``OUT.objects.csv`` of measure, or its summary ``OUT.objects.json``.
     progress
         Called with the number of blocks looked at.
 
     Raises
     ------
     InputError
-        If no such verb made the store, or it kept no checksums.
+        If no such verb made it, or it kept no checksums.
     """
-    main = existing_record(store / ".fewslice")
-    if main is None:
-        raise InputError(f"{store} holds no record of blocks; give the OUT.ome.zarr that predict wrote")
+    if not store.is_dir():
+        return _verify_table(store)
+    records = _records(store)
+    if existing_record(store / ".fewslice") is None:
+        raise InputError(f"{store} holds no record of blocks; give what predict, segment, measure or mesh wrote")
     blocks = chunks = 0
+    finished = True
+    failed: list[tuple[Shape, str]] = []
     damaged: list[Damage] = []
-    opened: dict[str, OutputStore] = {}
-    for folder in _records(store):
+    opened: dict[Path, OutputStore] = {}
+    for folder in records:
         record = existing_record(folder)
         assert record is not None
+        finished &= record.finished
+        failed += record.failures().items()
         for mark in record.marks():
             found, count = _damage(store, folder, mark, opened)
             damaged += found
@@ -115,31 +124,36 @@ def verify_store(store: Path, progress: Callable[[int], None] | None = None) -> 
                 progress(blocks)
     if blocks and not chunks:
         raise InputError(f"{store} was written without checksums, so it cannot be verified; make it again")
-    failed = tuple(main.failures().items())
-    return Verification(str(store), main.finished, blocks, chunks, failed, tuple(damaged))
+    return Verification(str(store), finished, blocks, chunks, tuple(failed), tuple(damaged))
 
 
 def forget_damaged(store: Path, damaged: tuple[Damage, ...]) -> None:
-    """Take back the marks of damaged blocks and remove their damaged chunks.
+    """Take back the marks of damaged blocks and remove their damaged chunks and files.
 
-    The command that made the store then makes these blocks again, and what coarser levels hold of them. A cut shard
-    would have to be read to be written to.
+    The command that made them then makes these blocks again, and what coarser levels hold of them. A cut shard would
+    have to be read to be written to. Of a damaged table all files go, since it is made as a whole.
 
     Parameters
     ----------
     store
-        The store.
+        What :func:`verify_store` looked at.
     damaged
-        What :func:`verify_store` found.
+        What it found.
 
     Raises
     ------
     DiskError
         If the marks cannot be changed.
     """
-    by_record: dict[Path, set[Shape]] = {store / ".fewslice": set()}
+    if not store.is_dir():
+        for path in (*_files_of(store).values(), _summary_of(store)):
+            _remove(path)
+        return
+    by_record: dict[Path, set[Shape]] = {}
     for item in damaged:
-        by_record.setdefault(store / item.record, set()).add(item.block)
+        folder = _folder(store, item.record)
+        by_record.setdefault(_owner(store, folder), set())
+        by_record.setdefault(folder, set()).add(item.block)
     for folder, blocks in _built_on(store, damaged).items():
         by_record.setdefault(folder, set()).update(blocks)
     for folder, blocks in by_record.items():
@@ -147,11 +161,14 @@ def forget_damaged(store: Path, damaged: tuple[Damage, ...]) -> None:
         if record is not None:
             record.unmark(blocks)
     for item in damaged:
-        chunk = store / item.array / item.chunk
-        try:
-            chunk.unlink(missing_ok=True)
-        except OSError as error:
-            raise disk_error(error, chunk) from error
+        _remove(_root(store, _folder(store, item.record)) / item.array / item.chunk)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
 
 
 def _built_on(store: Path, damaged: tuple[Damage, ...]) -> dict[Path, set[Shape]]:
@@ -159,7 +176,7 @@ def _built_on(store: Path, damaged: tuple[Damage, ...]) -> dict[Path, set[Shape]
     found: dict[Path, set[Shape]] = {}
     for name, folder in {(item.array, item.record) for item in damaged}:
         group, _, level = name.rpartition("/")
-        record = existing_record(store / folder)
+        record = existing_record(_folder(store, folder))
         if not level.isdecimal() or record is None:
             continue
         blocks = {item.block for item in damaged if (item.array, item.record) == (name, folder)}
@@ -185,25 +202,110 @@ def _meet(one: Box, other: Box) -> bool:
     return all(a < d and c < b for a, b, c, d in ends)
 
 
+# --- where records lie ----------------------------------------------------------------------------------------------
+
+
 def _records(store: Path) -> list[Path]:
-    return sorted(path.parent for path in (store / ".fewslice").rglob("job.json"))
+    """List the folders of records of a store: in it, and in the intermediate files of an unfinished segment."""
+    places = (store / ".fewslice", _intermediate(store))
+    return sorted(path.parent for place in places if place.is_dir() for path in place.rglob("job.json"))
 
 
-def _damage(store: Path, folder: Path, mark: Mark, opened: dict[str, OutputStore]) -> tuple[list[Damage], int]:
-    """Compare the chunks of one block; return what is wrong and how many there are."""
+def _intermediate(store: Path) -> Path:
+    return store.with_name(f".{store.name}.instances")
+
+
+def _name(store: Path, folder: Path) -> str:
+    """Return the place of a record for a person: in the store, or beside it."""
+    within = folder.is_relative_to(store)
+    return folder.relative_to(store if within else store.parent).as_posix()
+
+
+def _folder(store: Path, name: str) -> Path:
+    beside = name.startswith(f"{_intermediate(store).name}/")
+    return (store.parent if beside else store) / name
+
+
+def _root(store: Path, folder: Path) -> Path:
+    """Return the folder to which the names in a record's marks are relative."""
+    return store if folder.is_relative_to(store) else _intermediate(store)
+
+
+def _owner(store: Path, folder: Path) -> Path:
+    """Return the record of the job that must run again for a damaged block of another record to be made again."""
+    objects = store / ".fewslice" / "instances"
+    levels = store / ".fewslice" / "levels" / "labels" / "instances"
+    if folder == objects or folder.is_relative_to(levels):
+        return objects
+    return store / ".fewslice" if folder.is_relative_to(store) else folder
+
+
+# --- what is compared -----------------------------------------------------------------------------------------------
+
+
+def _summary_of(table: Path) -> Path:
+    return table if table.suffix == ".json" else table.with_suffix(".json")
+
+
+def _files_of(table: Path) -> dict[str, Path]:
+    stem = _summary_of(table).name.removesuffix(".json")
+    names = {"objects": f"{stem}.csv", "parquet": f"{stem}.parquet"}
+    names["regions"] = f"{stem.removesuffix('.objects')}.regions.csv"
+    return {what: table.with_name(name) for what, name in names.items()}
+
+
+def _verify_table(table: Path) -> Verification:
+    """Compare the files of a measurement with the checksums that its summary holds."""
+    summary = _summary_of(table)
+    parts = table.with_name(f".{summary.name.removesuffix('.json')}.parts")
+    if not summary.is_file():
+        if existing_record(parts) is not None:
+            return Verification(str(table), False, 0, 0, (), ())
+        raise InputError(f"{summary} does not exist; give a store, the folder of mesh, or OUT.objects.csv of measure")
+    try:
+        sums = json.loads(summary.read_text(encoding="utf-8"))["checksums"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{summary} holds no checksums, so nothing can be verified; measure with --overwrite"
+        ) from error
+    places = _files_of(table)
+    damaged = []
+    for what, expected in sums.items():
+        problem = _file_problem(places[what], expected)
+        if problem is not None:
+            damaged.append(Damage("", "", (), places[what].name, problem))
+    return Verification(str(table), True, 1, len(sums), (), tuple(damaged))
+
+
+def _file_problem(path: Path, expected: int) -> str | None:
+    try:
+        return None if checksum(path.read_bytes()) == expected else "changed"
+    except FileNotFoundError:
+        return "missing"
+    except OSError:
+        return "unreadable"
+
+
+def _damage(store: Path, folder: Path, mark: Mark, opened: dict[Path, OutputStore]) -> tuple[list[Damage], int]:
+    """Compare the chunks and files of one block; return what is wrong and how many there are."""
     found: list[Damage] = []
     count = 0
+    root, place = _root(store, folder), _name(store, folder)
     for name, sums in mark.note.get("checksums", {}).items():
-        if name not in opened:
-            opened[name] = _open(store, name)
-        array = opened[name]
+        if root / name not in opened:
+            opened[root / name] = _open(root, name)
+        array = opened[root / name]
         cells = list(_chunks(array, mark.write))
         count += len(cells)
         for (channel, box), expected in zip(cells, sums, strict=True):
             problem = _problem(array, channel, box, expected)
             if problem is not None:
-                place = str(folder.relative_to(store))
                 found.append(Damage(name, place, mark.index, str(_chunk_file(array, channel, box)), problem))
+    for name, expected in mark.note.get("files", {}).items():
+        count += 1
+        problem = _file_problem(root / name, expected)
+        if problem is not None:
+            found.append(Damage("", place, mark.index, name, problem))
     return found, count
 
 

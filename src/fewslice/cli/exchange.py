@@ -18,10 +18,11 @@ from fewslice.cli.options import (
     Quiet,
     Voxel,
     read_integers,
+    read_label_kind,
     read_shape,
     read_voxel_size,
 )
-from fewslice.cli.text import progress, readable
+from fewslice.cli.text import progress, readable, say_written
 
 __all__ = ["convert", "export", "info", "simulate"]
 
@@ -35,6 +36,7 @@ def export(
     ] = None,
     axes: Axes = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key=value; repeatable.")] = None,
+    as_json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a trained model for other tools, as ONNX or as a bioimage.io package.
@@ -46,7 +48,7 @@ def export(
 
     settings = settings_from_assignments(set_ or [])
     path = workflow.export(run_folder, to, output, image=image, axes=axes, settings=settings, overwrite=overwrite)
-    typer.echo(f"wrote {path}")
+    say_written(path, as_json=as_json)
 
 
 def info(path: Annotated[str, typer.Argument(help="A volume.")], axes: Axes = None, as_json: Json = False) -> None:
@@ -70,13 +72,18 @@ def info(path: Annotated[str, typer.Argument(help="A volume.")], axes: Axes = No
 def convert(
     source: Annotated[str, typer.Argument(help="A volume.")],
     target: Annotated[str, typer.Argument(help="Where to; the name says the format: .ome.zarr, .tif, .h5:dataset.")],
+    like: Annotated[str | None, typer.Option(help="For outlines: the image they were drawn on.")] = None,
+    label_kind: Annotated[
+        str | None, typer.Option("--label-kind", help="For outlines: instances numbers them; else their group.")
+    ] = None,
     axes: Axes = None,
     channels: Channels = None,
     voxel_size_um: Voxel = None,
     ome_version: Annotated[str, typer.Option(help="Of OME-Zarr: 0.5 or 0.4.")] = "0.5",
+    as_json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert a volume to another format, keeping its voxel size and channels.
+    """Convert a volume to another format, keeping its voxel size and channels; outlines to labels.
 
     Example: fewslice convert brain.tif brain.ome.zarr
     """
@@ -85,13 +92,15 @@ def convert(
     written = workflow.convert(
         source,
         target,
+        like=like,
+        kind=read_label_kind(label_kind),
         axes=axes,
         channels=read_integers(channels, "--channels"),
         voxel_size_um=read_voxel_size(voxel_size_um),
         ome_version=ome_version,
         overwrite=overwrite,
     )
-    typer.echo(f"wrote {written}")
+    say_written(written, as_json=as_json)
 
 
 def simulate(

@@ -21,7 +21,7 @@ from fewslice.cli.options import (
     number_or_word,
     read_label_kind,
 )
-from fewslice.cli.text import object_table, plan_text, progress, score_table
+from fewslice.cli.text import object_table, plan_text, progress, say_written, score_table
 
 __all__ = ["evaluate", "plan", "report"]
 
@@ -45,6 +45,7 @@ def evaluate(
     """
     from fewslice import workflow
 
+    notes: list[str] = []
     scores = workflow.evaluate(
         prediction,
         truth,
@@ -56,7 +57,10 @@ def evaluate(
         tolerance_um=tolerance_um,
         instances=instances,
         ignore_smaller=ignore_smaller,
+        listener=lambda event: notes.append(event["note"]),
     )
+    for note in notes:
+        typer.echo(note, err=True)
     table = object_table if instances else score_table
     typer.echo(json.dumps(scores, indent=2) if as_json else table(scores))
 
@@ -67,6 +71,7 @@ def report(
         list[Path] | None, typer.Option("--prediction", help="Further OUT.ome.zarr to show; repeatable.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="By default RUN/report.html.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page: what was trained, how good it is, planes and surfaces.
 
@@ -74,7 +79,7 @@ def report(
     """
     from fewslice import workflow
 
-    typer.echo(f"wrote {workflow.report(runs, predictions=predictions or (), output=output)}")
+    say_written(workflow.report(runs, predictions=predictions or (), output=output), as_json=as_json)
 
 
 def plan(

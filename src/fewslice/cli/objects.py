@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,16 +12,22 @@ from fewslice.cli.options import (
     SEGMENTERS,
     Axes,
     Channels,
+    DryRun,
     Json,
     Labels,
     Overwrite,
     Quiet,
+    Retries,
+    Scheduler,
+    Slurm,
     Voxel,
+    Workers,
     read_extents,
     read_integers,
+    read_slurm,
     read_voxel_size,
 )
-from fewslice.cli.text import count_table, progress
+from fewslice.cli.text import count_table, progress, say_estimates, say_written
 
 __all__ = ["measure", "mesh", "segment"]
 
@@ -39,6 +45,11 @@ def segment(
     axes: Axes = None,
     channels: Channels = None,
     voxel_size_um: Voxel = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    slurm: Slurm = None,
+    retries: Retries = 2,
+    dry_run: DryRun = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key.path=value; repeatable.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -51,19 +62,30 @@ def segment(
     from fewslice import workflow
     from fewslice.experiment import settings_from_assignments
 
+    how: dict[str, Any] = {
+        "segmenter": segmenter,
+        "settings": settings_from_assignments(set_ or []),
+        "output": output,
+        "threshold": threshold,
+        "block": read_extents(block, "--block"),
+        "axes": axes,
+        "channels": read_integers(channels, "--channels"),
+        "voxel_size_um": read_voxel_size(voxel_size_um),
+        "workers": workers,
+    }
+    jobs = None if slurm is None else read_slurm(slurm)
+    if dry_run:
+        say_estimates(workflow.estimate_segmentation(prediction, **how), jobs, as_json=as_json)
+        return
     with progress(quiet or as_json) as listener:
         found = workflow.segment(
             prediction,
-            segmenter=segmenter,
-            settings=settings_from_assignments(set_ or []),
-            output=output,
-            threshold=threshold,
-            block=read_extents(block, "--block"),
-            axes=axes,
-            channels=read_integers(channels, "--channels"),
-            voxel_size_um=read_voxel_size(voxel_size_um),
+            scheduler=scheduler,
+            slurm=jobs,
+            retries=retries,
             overwrite=overwrite,
             listener=listener,
+            **how,
         )
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -81,6 +103,11 @@ def measure(
     block: Annotated[str | None, typer.Option(help="Voxels per block, z,y,x.")] = None,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write OUT.objects.parquet as well.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="By default OUT.objects.csv.")] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    slurm: Slurm = None,
+    retries: Retries = 2,
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -91,19 +118,30 @@ def measure(
     """
     from fewslice import workflow
 
+    how: dict[str, Any] = {
+        "labels": labels,
+        "image": image,
+        "regions": regions,
+        "axes": axes,
+        "voxel_size_um": read_voxel_size(voxel_size_um),
+        "block": read_extents(block, "--block"),
+        "output": output,
+        "workers": workers,
+    }
+    jobs = None if slurm is None else read_slurm(slurm)
+    if dry_run:
+        say_estimates(workflow.estimate_measurement(path, **how), jobs, as_json=as_json)
+        return
     with progress(quiet or as_json) as listener:
         summary = workflow.measure(
             path,
-            labels=labels,
-            image=image,
-            regions=regions,
-            axes=axes,
-            voxel_size_um=read_voxel_size(voxel_size_um),
-            block=read_extents(block, "--block"),
             parquet=parquet,
-            output=output,
+            scheduler=scheduler,
+            slurm=jobs,
+            retries=retries,
             overwrite=overwrite,
             listener=listener,
+            **how,
         )
     typer.echo(json.dumps(summary, indent=2) if as_json else count_table(summary))
 
@@ -123,6 +161,12 @@ def mesh(
     ] = None,
     smoothing: Annotated[int, typer.Option(min=0, help="Rounds of smoothing; 0 keeps the voxels' steps.")] = 10,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder; by default OUT.meshes.")] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    slurm: Slurm = None,
+    retries: Retries = 2,
+    dry_run: DryRun = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -134,19 +178,30 @@ def mesh(
 
     chosen = read_integers(classes, "--class")
     ids = None if objects == "all" else read_integers(objects, "--objects")
-    with progress(quiet) as listener:
+    how: dict[str, Any] = {
+        "labels": labels,
+        "objects": ids,
+        "classes": chosen,
+        "kind": kind,
+        "axes": axes,
+        "voxel_size_um": read_voxel_size(voxel_size_um),
+        "error_um": error_um,
+        "smoothing": smoothing,
+        "output": output,
+        "workers": workers,
+    }
+    jobs = None if slurm is None else read_slurm(slurm)
+    if dry_run:
+        say_estimates(workflow.estimate_meshes(path, **how), jobs, as_json=as_json)
+        return
+    with progress(quiet or as_json) as listener:
         folder = workflow.mesh(
             path,
-            labels=labels,
-            objects=ids,
-            classes=chosen,
-            kind=kind,
-            axes=axes,
-            voxel_size_um=read_voxel_size(voxel_size_um),
-            error_um=error_um,
-            smoothing=smoothing,
-            output=output,
+            scheduler=scheduler,
+            slurm=jobs,
+            retries=retries,
             overwrite=overwrite,
             listener=listener,
+            **how,
         )
-    typer.echo(f"wrote {folder}")
+    say_written(folder, as_json=as_json)

@@ -105,7 +105,9 @@ def predict(
 
 
 def verify(
-    store: Annotated[Path, typer.Argument(help="OUT.ome.zarr of predict, finished or not.")],
+    store: Annotated[
+        Path, typer.Argument(metavar="OUT", help="OUT.ome.zarr, finished or not, OUT.meshes or OUT.objects.csv.")
+    ],
     repair: Annotated[
         bool, typer.Option("--repair", help="Let the command that made it make damaged blocks again.")
     ] = False,

@@ -21,6 +21,7 @@ __all__ = [
     "readable",
     "say_estimates",
     "say_trained",
+    "say_written",
     "say_verified",
     "score_table",
 ]
@@ -33,12 +34,20 @@ def progress(quiet: bool) -> Any:
     return listening(quiet=quiet)
 
 
-def say_trained(folder: Path) -> None:
-    """Say how good a finished training is on held-out annotation, and what comes next."""
+def say_written(path: Path, *, as_json: bool) -> None:
+    """Say where a result is, as a sentence or as one JSON object."""
+    typer.echo(json.dumps({"output": str(path)}) if as_json else f"wrote {path}")
+
+
+def say_trained(folder: Path, *, as_json: bool = False) -> None:
+    """Say how good a finished training is on held-out annotation, and what comes next; as JSON where it is."""
     from fewslice.training.fit import Hardware
     from fewslice.training.run_folder import read_lines
 
     if not Hardware().is_main:
+        return
+    if as_json:
+        say_written(folder, as_json=True)
         return
     last: dict[str, Any] = {}
     for event in read_lines(folder / "log.jsonl"):
@@ -83,6 +92,8 @@ def score_table(scores: dict[str, Any]) -> str:
         lines.append(row("at 0.5", scores["at_half"]))
     (tn, fp), (fn, tp) = scores["confusion"]
     lines.append(f"confusion   TN {tn}  FP {fp}  FN {fn}  TP {tp}")
+    if scores.get("complete") is False:
+        lines.append("the prediction is not finished: blocks are missing and count as background; run predict again")
     return "\n".join(lines)
 
 
@@ -145,7 +156,7 @@ def readable(value: Any) -> str:
 
 
 def say_estimates(estimates: list[Estimate], slurm: SlurmConfig | None, *, as_json: bool) -> None:
-    """Say what a prediction would take."""
+    """Say what a verb would take."""
     script = None
     if slurm is not None:
         from fewslice.blocks.cluster import job_script
@@ -164,10 +175,14 @@ def say_estimates(estimates: list[Estimate], slurm: SlurmConfig | None, *, as_js
 def say_verified(found: Verification, *, repair: bool) -> None:
     """Say what is damaged."""
     for item in found.damaged:
-        typer.echo(f"{item.problem}: chunk {item.chunk} of {item.array}, block {list(item.block)} of {item.record}")
+        what = f"chunk {item.chunk} of {item.array}" if item.array else f"file {item.chunk}"
+        where = f", block {list(item.block)} of {item.record}" if item.record else ""
+        typer.echo(f"{item.problem}: {what}{where}")
     for index, reason in found.failed:
         typer.echo(f"failed: block {list(index)}: {reason}")
-    typer.echo(f"{found.store}: {found.blocks} blocks, {found.chunks} chunks, {len(found.damaged)} of them damaged")
+    typer.echo(
+        f"{found.store}: {found.blocks} blocks, {found.chunks} chunks or files, {len(found.damaged)} of them damaged"
+    )
     if found.damaged:
         again = "run the command that made it again" if repair else "to make these blocks again, run verify --repair"
         typer.echo(again)

@@ -16,6 +16,7 @@ from fewslice.cli.options import (
     Device,
     Devices,
     Images,
+    Json,
     Kind,
     Overwrite,
     Planes,
@@ -55,6 +56,7 @@ def train(
     devices: Devices = 1,
     checkpoint_seconds: Checkpoints = 60.0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting: key.path=value; repeatable.")] = None,
+    as_json: Json = False,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -85,7 +87,7 @@ def train(
         "minutes": minutes,
     }
     experiment = checked(Experiment, content, where="the experiment")
-    with progress(quiet) as listener:
+    with progress(quiet or as_json) as listener:
         folder = workflow.train(
             experiment,
             output,
@@ -95,7 +97,7 @@ def train(
             overwrite=overwrite,
             listener=listener,
         )
-    say_trained(folder)
+    say_trained(folder, as_json=as_json)
 
 
 def run(
@@ -104,6 +106,7 @@ def run(
     device: Device = "auto",
     devices: Devices = 1,
     checkpoint_seconds: Checkpoints = 60.0,
+    as_json: Json = False,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -113,7 +116,7 @@ def run(
     """
     from fewslice import workflow
 
-    with progress(quiet) as listener:
+    with progress(quiet or as_json) as listener:
         folder = workflow.run(
             experiment,
             output,
@@ -123,4 +126,4 @@ def run(
             overwrite=overwrite,
             listener=listener,
         )
-    say_trained(folder)
+    say_trained(folder, as_json=as_json)

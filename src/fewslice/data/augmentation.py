@@ -8,8 +8,8 @@
 3. intensity: gain, contrast, offset, gamma, per channel;
 4. blur and noise.
 
-Image, target and weight go through 1 and 2 together. Strengths of intensity, blur and noise are relative to the patch
-itself, so they do not depend on the normalisation.
+Image, target and weight go through 1 and 2 together. Strengths of contrast, offset, gamma and noise are relative to the
+patch itself; gain multiplies the normalised value, so what it does depends on where the normalisation puts 0.
 
 Augmentation as published for mitochondria (Xiao et al., ISBI 2022), beside flips and turns: `affine=0.3` with
 `rotation_choices_deg=(22.5, 30, 45)`, `scale=1` and `shear=0`; `piecewise_affine=0.8`.

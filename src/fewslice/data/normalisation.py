@@ -13,7 +13,7 @@ from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.volume import Volume
 
-__all__ = ["Method", "Normalisation", "check_finite", "fit_normalisation"]
+__all__ = ["Method", "Normalisation", "check_finite", "fit_normalisation", "sampled_values"]
 
 Method = Literal["robust", "unit", "range", "none"]
 
@@ -88,7 +88,7 @@ def fit_normalisation(images: Sequence[Volume], method: Method = "robust") -> No
         kind = kinds.pop()
         largest = float(np.iinfo(kind).max) if method == "range" and kind.kind in "ui" else 1.0
         return Normalisation(method, (0.0,) * channels, (largest,) * channels)
-    samples = [_sample(image) for image in images]
+    samples = [sampled_values(image) for image in images]
     offsets, scales = [], []
     for channel in range(channels):
         values = np.concatenate([sample[channel] for sample in samples])
@@ -138,7 +138,14 @@ def _finite_plane(image: Volume, z: int) -> NDArray[np.generic]:
     return plane
 
 
-def _sample(image: Volume) -> list[NDArray[np.float64]]:
+def sampled_values(image: Volume) -> list[NDArray[np.float64]]:
+    """Return by channel the values, at most about 2²⁰, on which :func:`fit_normalisation` fits: up to 16 planes.
+
+    Raises
+    ------
+    InputError
+        If one of them is not finite.
+    """
     depth, height, width = image.shape
     planes = _planes(depth)
     values: list[list[NDArray[np.float64]]] = [[] for _ in range(image.channels)]

@@ -57,6 +57,9 @@ class TrainingVolume:
         Further factor of the weight of pseudo-labels, 0–1, float32 that broadcasts to (z, y, x), or None.
     instances
         (z, y, x) ids of the objects, 0 = background, which become the target in place of `labels`; or None.
+    objects
+        (z, y, x) uint8, 0–255 for 0–1: what is taught of the objects beside their mask, where `annotated`
+        (:func:`fewslice.data.targets.object_map`); or None.
     """
 
     image: Volume
@@ -68,6 +71,7 @@ class TrainingVolume:
     certain: bool = False
     fade: NDArray[np.float32] | None = None
     instances: NDArray[np.unsignedinteger] | None = None
+    objects: NDArray[np.uint8] | None = None
 
 
 def cached(volumes: Iterable[TrainingVolume], *, limit: int = _CACHE_BYTES) -> list[TrainingVolume]:
@@ -120,6 +124,9 @@ class Batch:
         (b, ...) bool: voxels whose target is a pseudo-label; None where there are none.
     contours
         What a contour proposal network learns from the ids; None for others.
+    objects
+        (b, ...) float32, 0–1: boundary or distance of the objects; it says nothing where `weight` is 0 or the target is
+        a pseudo-label. None where it is not taught.
     """
 
     image: torch.Tensor
@@ -127,16 +134,19 @@ class Batch:
     weight: torch.Tensor
     pseudo: torch.Tensor | None = None
     contours: ContourTargets | None = None
+    objects: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
         pseudo = None if self.pseudo is None else self.pseudo.to(device, non_blocking=True)
+        objects = None if self.objects is None else self.objects.to(device, non_blocking=True)
         return Batch(
             self.image.to(device, non_blocking=True),
             self.target.to(device, non_blocking=True),
             self.weight.to(device, non_blocking=True),
             pseudo,
             None if self.contours is None else self.contours.to(device),
+            objects,
         )
 
 
@@ -249,14 +259,22 @@ class PatchSampler:
         image, target, weight = augmentation.augment(
             image, target, weight, generator, self.augment, voxel_size_um=self._moved_voxel_size()
         )
-        pseudo = None
-        if soft:
-            pseudo = target[:, -1] > 0.5
-            target = target[:, :-1]
+        pseudo = objects = None
         if self.plane_axis is not None:
             image, target, weight = image.squeeze(2), target.squeeze(-3), weight.squeeze(1)
-            pseudo = pseudo.squeeze(1) if pseudo is not None else None
-        return Batch(image.contiguous(), target.contiguous(), weight.contiguous(), pseudo)
+        if soft:
+            pseudo = target[:, self.classes + 1] > 0.5 if self._taught else None
+            objects = target[:, -1].contiguous() if self._outlined else None
+            target = target[:, : self.classes + 1]
+        return Batch(image.contiguous(), target.contiguous(), weight.contiguous(), pseudo, objects=objects)
+
+    @property
+    def _taught(self) -> bool:
+        return any(v.pseudo_labels is not None for v in self.volumes)
+
+    @property
+    def _outlined(self) -> bool:
+        return any(v.objects is not None for v in self.volumes)
 
     def _moved_voxel_size(self) -> tuple[float, float, float] | None:
         if self.voxel_size_um is None or not self.plane_axis:
@@ -288,21 +306,26 @@ class PatchSampler:
                 ids = np.where(annotated[here], volume.instances[inside.slices], 0)
                 labels[here] = coded_ids(ids, labels[here], self.classes)
         weight = annotated.astype(np.float32)
-        if not any(v.pseudo_labels is not None for v in self.volumes):
+        if not self._taught and not self._outlined:
             return image, labels, weight
-        target = np.zeros((self.classes + 2, *box.shape), dtype=np.float32)
+        # probabilities of the classes, then whether they are pseudo-labels, then what is taught of objects, if anything
+        target = np.zeros((self.classes + 2 + self._outlined, *box.shape), dtype=np.float32)
+        known = target[: self.classes + 1]
         if volume.pseudo_labels is not None:
             probabilities = volume.pseudo_labels.read(box).astype(np.float32) / 255.0
-            target[1:-1] = probabilities
-            target[0] = np.clip(1.0 - probabilities.sum(0), 0.0, 1.0)
-            total = target[:-1].sum(0, keepdims=True)
-            target[:-1] /= np.maximum(total, 1e-6)
-            trust = _trust(volume, box, target[:-1])
+            known[1:] = probabilities
+            known[0] = np.clip(1.0 - probabilities.sum(0), 0.0, 1.0)
+            known /= np.maximum(known.sum(0, keepdims=True), 1e-6)
+            trust = _trust(volume, box, known)
             if self.targets == "hard":
-                best = target[:-1].argmax(0)
-                target[:-1] = best[None] == np.arange(self.classes + 1)[:, None, None, None]
+                best = known.argmax(0)
+                known[:] = best[None] == np.arange(self.classes + 1)[:, None, None, None]
             weight = np.where(annotated, 1.0, trust).astype(np.float32)
-            target[-1] = ~annotated
+            target[self.classes + 1] = ~annotated
+        if volume.objects is not None:
+            inside = box.clip(volume.image.shape)
+            here = inside.shift(tuple(-v for v in box.start)).slices
+            target[-1][here] = volume.objects[inside.slices] / np.float32(255.0)
         for value in range(self.classes + 1):
             target[value][annotated] = labels[annotated] == value
         if volume.hidden is not None:

@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from fewslice.annotation import (
     Annotation,
     Kind,
@@ -27,7 +30,7 @@ from fewslice.annotation import (
     parse_planes,
 )
 from fewslice.errors import InputError
-from fewslice.io import is_address, open_labels, open_volume
+from fewslice.io import is_address, needs_grid, open_volume, read_labels
 from fewslice.volume import Volume
 
 __all__ = ["NO_LABELS", "Sample", "expand", "open_samples", "pair", "stem"]
@@ -35,10 +38,10 @@ __all__ = ["NO_LABELS", "Sample", "expand", "open_samples", "pair", "stem"]
 NO_LABELS = "none"
 """Given in place of a label file when pairing by order: the image at that position is unlabelled."""
 
-LABEL_FILES = (".tif", ".tiff", ".png", ".zarr")
+LABEL_FILES = (".tif", ".tiff", ".png", ".zarr", ".zip")
 """What is looked for in a folder of label files."""
 
-_DATASET = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf|he5)):(?P<dataset>[^:\\]+)", re.IGNORECASE)
+_DATASET = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf|he5|zip)):(?P<dataset>[^:\\]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,8 @@ def open_samples(
     pairs = pair(images, labels)
     names = _names([image for image, _ in pairs])
     arrays = {
-        label: label_array(open_labels(label, axes=axes).read()[0], _short(label))
-        for _, label in pairs
+        label: label_array(_read_labels(label, image, axes, label_kind, planes), _short(label))
+        for image, label in pairs
         if label is not None
     }
     listed: dict[str, list[tuple[int, int]]] = {}
@@ -151,6 +154,16 @@ def open_samples(
         if not allow_one_class:
             check_usable(list(annotations.values()), name=called)
     return _open_images(pairs, names, annotations, axes, channels, voxel_size_um)
+
+
+def _read_labels(
+    label: str, image: str, axes: str | None, kind: Kind | None, planes: Sequence[str]
+) -> npt.NDArray[np.integer]:
+    """Read a label file; outlines are painted onto the grid of their image."""
+    if not needs_grid(label):
+        return read_labels(label, axes=axes)
+    shape = open_volume(image, axes=axes).shape
+    return read_labels(label, shape=shape, kind=kind, planes=planes, name=_short(label))
 
 
 def _open_images(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,19 @@ from scipy import ndimage
 
 from fewslice.errors import InputError
 
-__all__ = ["boundary_target", "distance_target"]
+__all__ = ["Outputs", "boundary_target", "distance_target", "object_map"]
+
+Outputs = Literal["foreground", "boundary", "distance"]
+"""What a network says of every voxel: its class alone, or besides whether an object ends there, or how deep it lies."""
 
 
 def boundary_target(
-    labels: npt.NDArray[Any], *, thickness: int = 1, axes: Sequence[int] = (0, 1, 2), outer: bool = False
+    labels: npt.NDArray[Any],
+    *,
+    thickness: int = 1,
+    axes: Sequence[int] = (0, 1, 2),
+    outer: bool = False,
+    known: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Mark the voxels at which one object ends and the next one begins.
 
@@ -33,6 +41,8 @@ def boundary_target(
         Axes along which is looked; (1, 2) where objects are known on planes of z only.
     outer
         Whether the border with the background counts too.
+    known
+        (z, y, x) bool: where the labels are known; where the known ends, no object does. None: everywhere.
 
     Returns
     -------
@@ -58,6 +68,9 @@ def boundary_target(
         edge = low != high
         if not outer:
             edge &= (low != 0) & (high != 0)
+        if known is not None:
+            near, far = np.moveaxis(known, axis, 0)[:-1], np.moveaxis(known, axis, 0)[1:]
+            edge &= near & far
         view = np.moveaxis(differs, axis, 0)
         view[:-1] |= edge
         view[1:] |= edge
@@ -81,7 +94,11 @@ def boundary_target(
 
 
 def distance_target(
-    labels: npt.NDArray[Any], spacing: Sequence[float] = (1.0, 1.0, 1.0), *, planes: int | None = None
+    labels: npt.NDArray[Any],
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    *,
+    planes: int | None = None,
+    known: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return how deep in its object a voxel lies, relative to the object's deepest voxel.
 
@@ -97,6 +114,8 @@ def distance_target(
     planes
         An axis (0, 1, 2) along which planes are taken one by one, each cross-section as an object of its own; None for
         objects in the volume.
+    known
+        (z, y, x) bool: where the labels are known; where the known ends, no object does. None: everywhere.
 
     Returns
     -------
@@ -115,18 +134,64 @@ def distance_target(
     if planes is not None:
         for index in range(labels.shape[planes]):
             place = tuple(slice(index, index + 1) if axis == planes else slice(None) for axis in range(3))
-            result[place] = distance_target(labels[place], spacing)
+            result[place] = distance_target(labels[place], spacing, known=None if known is None else known[place])
         return result
     for identity, where in _objects(labels):
         # one voxel of context, as far as there is any: beyond the array nothing is known
         around = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in where)
         inside = labels[around] == identity
-        if inside.all():
-            result[around] = 1.0
+        border = ~inside if known is None else ~inside & known[around]
+        if not border.any():
+            result[around][inside] = 1.0
             continue
-        depth = ndimage.distance_transform_edt(inside, sampling=spacing)
-        result[around][inside] = (depth / depth.max())[inside]
+        depth = ndimage.distance_transform_edt(~border, sampling=spacing)
+        result[around][inside] = depth[inside] / depth[inside].max()
     return result
+
+
+def object_map(
+    labels: npt.NDArray[Any],
+    known: npt.NDArray[np.bool_],
+    outputs: Outputs,
+    *,
+    thickness: int = 2,
+    voxel_size_um: Sequence[float] | None = None,
+) -> npt.NDArray[np.uint8] | None:
+    """Return what a network learns of annotated objects beside their mask.
+
+    Along an axis in which no two known voxels adjoin, as between planes annotated one by one, objects have no borders,
+    and their cross-sections are objects of their own.
+
+    Parameters
+    ----------
+    labels
+        (z, y, x) ids, 0 background.
+    known
+        (z, y, x) bool: where they are known.
+    outputs
+        ``boundary``: the outline, inside of each object (:func:`boundary_target`, the border with the background
+        included); ``distance``: :func:`distance_target`; ``foreground``: nothing.
+    thickness
+        Of the outline, in voxels.
+    voxel_size_um
+        (z, y, x), for distances; None for cubes.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        (z, y, x) uint8, 0–255 for 0–1; where nothing is known it means nothing. None for ``foreground``.
+    """
+    if outputs == "foreground":
+        return None
+    ids = np.where(known, labels, 0)
+    axes = [a for a in range(3) if (np.moveaxis(known, a, 0)[:-1] & np.moveaxis(known, a, 0)[1:]).any()]
+    if outputs == "boundary":
+        outline = boundary_target(ids, thickness=thickness, axes=axes, outer=True, known=known)
+        return np.where(outline, np.uint8(255), np.uint8(0))
+    apart = next((a for a in range(3) if a not in axes), None)
+    depth = distance_target(ids, voxel_size_um or (1.0, 1.0, 1.0), planes=apart, known=known)
+    stored: npt.NDArray[np.uint8] = np.rint(depth * 255.0).astype(np.uint8)
+    return stored
 
 
 def _objects(labels: npt.NDArray[Any]) -> list[tuple[int, tuple[slice, ...]]]:

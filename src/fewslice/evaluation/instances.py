@@ -100,7 +100,7 @@ def evaluate_instances(
         source, objects = str(prediction), open_instances(prediction)
     if not isinstance(truth, Annotation):
         truth = from_labels(
-            io.open_labels(truth, axes=axes).read()[0],
+            io.read_labels(truth, axes=axes, shape=objects.shape, kind="instances", planes=planes),
             kind="instances",
             planes=planes,
             background=background,

@@ -5,13 +5,15 @@
 3. One pass over blocks that are read with one voxel of context counts voxels (at the stored segmentation and at
    threshold 0.5), collects surface elements and counts changes along z. Memory holds one block, the truth and the
    surfaces.
-4. Counts and surfaces become numbers.
+4. Counts and surfaces become numbers. Counts are kept by *cells*, about 64 boxes over what is annotated, which the
+   intervals of the voxel scores are drawn from.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,19 @@ from fewslice.annotation import Annotation, Kind, from_labels
 from fewslice.errors import InputError
 from fewslice.geometry import Block, Box, cover
 from fewslice.metrics import along_z, semantic, surface
+from fewslice.metrics.intervals import bootstrap_pooled
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.prediction.proposals import folder_of
-from fewslice.segmenters._foreground import labels_at
 from fewslice.volume import Volume
 
-__all__ = ["Segmentation", "evaluate", "labels_at", "open_segmentation"]
+__all__ = ["Segmentation", "evaluate", "open_segmentation"]
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 Triple = tuple[int, int, int]
 
+_CELLS = 64
+_FEWEST_CELLS = 10
 _BLOCK_VOXELS = 1 << 25
 _MOST_ELEMENTS = 10_000_000
 """Surface elements per mask beyond which surfaces are not measured: about 1 GB of positions and trees."""
@@ -76,12 +82,19 @@ class Segmentation:
 class _Counts:
     """What accumulates over blocks."""
 
-    stored: npt.NDArray[np.int64]
+    by_cell: npt.NDArray[np.int64]
+    """Confusion of the stored segmentation, (cells, classes + 1, classes + 1)."""
     half: npt.NDArray[np.int64]
     changes: npt.NDArray[np.int64]
     elements: dict[tuple[int, str], list[Array]] = field(default_factory=dict)
     """Positions of surface elements by class (0: any foreground) and side, ``predicted`` or ``truth``."""
     element_count: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    @property
+    def stored(self) -> npt.NDArray[np.int64]:
+        """Confusion of the stored segmentation, all cells together."""
+        total: npt.NDArray[np.int64] = self.by_cell.sum(axis=0)
+        return total
 
 
 def open_segmentation(path: str | Path) -> Segmentation:
@@ -111,13 +124,13 @@ def open_segmentation(path: str | Path) -> Segmentation:
     attributes = image.attributes
     outputs = attributes.get("outputs")
     probabilities: Volume | None = None
-    if isinstance(outputs, list) and all(o.get("kind") == "probability" for o in outputs):
-        probabilities = image
+    if isinstance(outputs, list) and any(o.get("kind") == "probability" for o in outputs):
         if image.channels != len(outputs) or image.dtype != np.uint8:
             raise InputError(
                 f"{path} has {image.channels} channels of {image.dtype}, but its attributes name "
-                f"{len(outputs)} probability outputs of uint8; predict again"
+                f"{len(outputs)} outputs of uint8; predict again"
             )
+        probabilities = io.open_volume(place, channels=[i for i, o in enumerate(outputs) if o["kind"] == "probability"])
     values = attributes.get("class_values")
     if values is None and probabilities is not None:
         values = range(1, probabilities.channels + 1)
@@ -144,6 +157,7 @@ def evaluate(
     voxel_size_um: tuple[float, float, float] | None = None,
     tolerance_um: float | None = None,
     with_surface: bool = True,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Compare a segmentation with truth, on annotated voxels only.
 
@@ -168,6 +182,8 @@ def evaluate(
         Tolerance of the normalised surface Dice; by default the largest extent of a voxel.
     with_surface
         Measure surface distances.
+    seed
+        Of the bootstrap over cells.
 
     Returns
     -------
@@ -176,6 +192,8 @@ def evaluate(
 
         - ``dice, iou, precision, recall, confusion`` ([[TN, FP], [FN, TP]]) of foreground against background, at the
           stored segmentation, which was made at ``threshold`` (None for a label image of other origin);
+        - ``intervals`` of these scores (:func:`fewslice.metrics.intervals.bootstrap_pooled`) over ``cells`` boxes of
+          ``cell_shape`` voxels (z, y, x) that hold truth; empty where there are fewer than ten;
         - surface figures as in :func:`fewslice.metrics.surface.surface_scores`, or ``surface_skipped`` with the reason;
         - ``classes``: the same per class, by the value of the class;
         - ``at_half``: voxel scores and their ``classes`` at threshold 0.5, None without probabilities;
@@ -192,7 +210,7 @@ def evaluate(
     judged = _opened(prediction)
     if not isinstance(truth, Annotation):
         truth = from_labels(
-            io.open_labels(truth, axes=axes).read()[0],
+            io.read_labels(truth, axes=axes, shape=judged.shape, kind=label_kind, planes=planes),
             kind=label_kind,
             planes=planes,
             background=background,
@@ -215,15 +233,19 @@ def evaluate(
     matching = _match(judged, truth, background)
     size = voxel_size_um if voxel_size_um is not None else judged.labels.voxel_size_um
     axis = surface.isolated_axis(truth.annotated)
-    counts, truth_changes = _accumulate(judged, truth, matching, axis, with_surface)
+    cells = _cells(truth, size or (1.0, 1.0, 1.0))
+    counts, truth_changes = _accumulate(judged, truth, matching, axis, cells, with_surface)
 
+    known = counts.by_cell[counts.by_cell.sum(axis=(1, 2)) > 0]
     result: dict[str, Any] = _voxel_scores(semantic.foreground(counts.stored))
-    result |= {"threshold": judged.threshold}
+    result |= {"threshold": judged.threshold, "intervals": _intervals(known, 0, seed)}
+    result |= {"cells": len(known), "cell_shape": list(cells.shape)}
     if with_surface:
         result |= _surface_scores(counts, 0, size, tolerance_um, axis)
     result["classes"] = {}
     for index, value in enumerate(matching.values, start=1):
         entry = _voxel_scores(semantic.one_against_rest(counts.stored, index))
+        entry["intervals"] = _intervals(known, index, seed)
         if with_surface:
             entry |= _surface_scores(counts, index, size, tolerance_um, axis)
         result["classes"][str(value)] = entry
@@ -326,13 +348,70 @@ def _match(judged: Segmentation, truth: Annotation, background: int | None) -> _
 # ------------------------------------------------------------------------------------------------------ accumulation
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """A grid of boxes over what is annotated, of which the last along an axis may be smaller.
+
+    Attributes
+    ----------
+    box
+        What the grid covers.
+    shape
+        Extent (z, y, x) of a cell.
+    """
+
+    box: Box
+    shape: Triple
+
+    @property
+    def grid(self) -> Triple:
+        """Number of cells along z, y, x."""
+        z, y, x = (-(-extent // step) for extent, step in zip(self.box.shape, self.shape, strict=True))
+        return z, y, x
+
+    def within(self, region: Box) -> Iterator[tuple[int, Box]]:
+        """Yield the number of each cell that a region touches, and their common part."""
+        common = region.intersect(self.box)
+        if not common.size:
+            return
+        ranges = [
+            range((low - origin) // step, (high - 1 - origin) // step + 1)
+            for low, high, origin, step in zip(common.start, common.stop, self.box.start, self.shape, strict=True)
+        ]
+        for index in itertools.product(*ranges):
+            start = tuple(o + k * step for o, k, step in zip(self.box.start, index, self.shape, strict=True))
+            cell = Box(start, tuple(a + step for a, step in zip(start, self.shape, strict=True)))
+            yield int(np.ravel_multi_index(index, self.grid)), cell.intersect(common)
+
+
+def _cells(truth: Annotation, size: tuple[float, float, float]) -> _Cells:
+    """Divide the box around what is annotated into at least 64 cells, as near to cubes as voxels allow."""
+    ends = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        known = np.flatnonzero(truth.annotated.any(axis=others))
+        ends.append((int(known[0]), int(known[-1]) + 1))
+    box = Box(tuple(low for low, _ in ends), tuple(high for _, high in ends))
+    edge = max(extent * s for extent, s in zip(box.shape, size, strict=True))
+    while True:
+        z, y, x = (min(extent, max(1, round(edge / s))) for extent, s in zip(box.shape, size, strict=True))
+        cells = _Cells(box, (z, y, x))
+        if np.prod(cells.grid) >= min(_CELLS, box.size):
+            return cells
+        edge *= 0.95
+
+
 def _accumulate(
-    judged: Segmentation, truth: Annotation, matching: _Matching, axis: int | None, with_surface: bool
+    judged: Segmentation, truth: Annotation, matching: _Matching, axis: int | None, cells: _Cells, with_surface: bool
 ) -> tuple[_Counts, npt.NDArray[np.int64]]:
     """Read everything once, block by block."""
     side = len(matching.values) + 1
     depth = judged.shape[0]
-    counts = _Counts(np.zeros((side, side), np.int64), np.zeros((side, side), np.int64), np.zeros((4, depth), np.int64))
+    counts = _Counts(
+        np.zeros((int(np.prod(cells.grid)), side, side), np.int64),
+        np.zeros((side, side), np.int64),
+        np.zeros((4, depth), np.int64),
+    )
     truth_changes = np.zeros((4, depth), np.int64)
     seen: set[int] = set()
     for block in cover(judged.shape, _block_shape(judged.labels), (1, 1, 1)):
@@ -354,9 +433,11 @@ def _accumulate(
         true = matching.truth[_true_classes(truth, block.read)]
         truth_changes[:, planes] += along_z.changes(true[columns], valid[columns])[:, crop.slices[0]]
         inner = crop.slices
-        counts.stored += semantic.confusion(labels[inner], true[inner], valid[inner], side - 1)
+        for cell, box in cells.within(write):
+            here = box.shift([-start for start in block.read.start]).slices
+            counts.by_cell[cell] += semantic.confusion(labels[here], true[here], valid[here], side - 1)
         if judged.probabilities is not None:
-            half = matching.classes(labels_at(judged.probabilities.read(write), 0.5), judged.source)
+            half = matching.classes(segment_probabilities(judged.probabilities.read(write), 0.5), judged.source)
             counts.half += semantic.confusion(half, true[inner], valid[inner], side - 1)
         if with_surface:
             for name, part in (("predicted", labels), ("truth", true)):
@@ -416,6 +497,32 @@ def _block_shape(volume: Volume) -> Triple:
 
 def _voxel_scores(matrix: npt.NDArray[np.int64]) -> dict[str, Any]:
     return {**semantic.scores(matrix), "confusion": matrix.tolist()}
+
+
+def _intervals(by_cell: npt.NDArray[np.int64], index: int, seed: int) -> dict[str, Any]:
+    """Return the interval of each voxel score of a class (0: any foreground)."""
+    if len(by_cell) < _FEWEST_CELLS:
+        return {}
+    reduced = [semantic.one_against_rest(m, index) if index else semantic.foreground(m) for m in by_cell]
+    counts = np.stack(reduced).reshape(len(by_cell), 4)
+    found = {
+        name: bootstrap_pooled(counts, score, np.random.default_rng(seed)) for name, score in _SCORES_OF_SUMS.items()
+    }
+    return {name: interval and interval.to_json() for name, interval in found.items()}
+
+
+def _ratio(numerator: Floats, denominator: Floats, empty: float) -> Floats:
+    with np.errstate(invalid="ignore"):
+        return np.where(denominator > 0, numerator / denominator, empty)
+
+
+# of (n, 4) sums TN, FP, FN, TP; empty quotients as in semantic.scores
+_SCORES_OF_SUMS: dict[str, Callable[[Floats], Floats]] = {
+    "dice": lambda c: _ratio(2 * c[:, 3], 2 * c[:, 3] + c[:, 1] + c[:, 2], 1.0),
+    "iou": lambda c: _ratio(c[:, 3], c[:, 3] + c[:, 1] + c[:, 2], 1.0),
+    "precision": lambda c: _ratio(c[:, 3], c[:, 3] + c[:, 1], np.nan),
+    "recall": lambda c: _ratio(c[:, 3], c[:, 3] + c[:, 2], np.nan),
+}
 
 
 def _surface_scores(

@@ -11,7 +11,7 @@ from torch import nn
 
 from fewslice.errors import InputError
 from fewslice.geometry import Box
-from fewslice.model import Model, NetworkStep
+from fewslice.model import Model, NetworkStep, outputs_of
 from fewslice.volume import Volume
 
 __all__ = ["Exported", "Layout", "example", "layout_of"]
@@ -53,7 +53,8 @@ class Exported(nn.Module):
     """The whole chain: normalisation, networks, neighbouring planes, median; one view.
 
     ``forward`` takes float32 intensities as in the image file, (b, c, y, x) or (1, c, z, y, x) as :func:`layout_of`
-    says, extents multiples of the divisor, and returns probabilities (b, k, …), 0–1, one channel per foreground class.
+    says, extents multiples of the divisor, and returns the model's outputs (b, k, …), 0–1: one channel per foreground
+    class and, of a model that learned objects, their boundary or distance.
     """
 
     def __init__(self, model: Model) -> None:
@@ -73,11 +74,11 @@ class Exported(nn.Module):
         if self._clipped:
             x = x.clamp(0.0, 1.0)
         if self._planes:
-            return _foreground(self.networks[0], x)
+            return outputs_of(self.networks[0](x), self._steps[0].objects)
         first = x
         for step, network in zip(self._steps, self.networks, strict=True):
             volume = int(network.dims) == 3  # type: ignore[arg-type]
-            x = _foreground(network, x) if volume else self._plane_by_plane(step, network, x, first)
+            x = outputs_of(network(x), step.objects) if volume else self._plane_by_plane(step, network, x, first)
         if self._median > 1:
             planes = x.movedim(2 + self._axis, 0)
             x = _around(planes, self._median).sort(dim=1).values[:, self._median // 2].movedim(0, 2 + self._axis)
@@ -95,12 +96,7 @@ class Exported(nn.Module):
             if step.gather.image_planes:
                 parts.append(_around(behind, step.gather.image_planes).flatten(1, 2))
             planes = torch.cat(parts, dim=1)
-        return _foreground(network, planes)[None].movedim(1, 2 + step.plane_axis)
-
-
-def _foreground(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = network(x).softmax(1)[:, 1:]
-    return out
+        return outputs_of(network(planes), step.objects)[None].movedim(1, 2 + step.plane_axis)
 
 
 def _around(planes: torch.Tensor, count: int) -> torch.Tensor:

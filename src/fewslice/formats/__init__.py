@@ -19,6 +19,9 @@ A module ``formats/<kind>.py`` exposes
     What follows the location in the path, ``":dataset"``.
 ``check_overwrite(path: str) -> None`` (optional)
     Raises if what exists there must not be replaced even when the user asks to overwrite.
+``on_grid(path: str, shape: tuple[int, int, int], kind: "classes" | "instances" | None) -> NDArray`` (optional)
+    For labels that do not say the extents of their image, such as outlines: paints them onto a grid of `shape`
+    (z, y, x), integers. Such a file is no image; what ``read`` returns is only described, never used.
 
 Whatever is wrong with a file is raised as :class:`fewslice.errors.InputError` in one sentence. Names that begin with an
 underscore are shared code, not kinds.

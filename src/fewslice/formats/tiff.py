@@ -484,7 +484,7 @@ def write(path: str, volume: Volume, options: WriteOptions) -> None:
     volume
         Kept: values, voxel size, and in OME-TIFF channel names.
     options
-        Not used.
+        Labels get a colour table in ImageJ TIFF: 0 black, the next 254 values a colour each, all others white.
     """
     import tifffile
 
@@ -497,6 +497,9 @@ def write(path: str, volume: Volume, options: WriteOptions) -> None:
     if not ome and volume.dtype.name in _IMAGEJ_TYPES and count < 2**31:
         how = {"imagej": True}
         described["mode"] = "grayscale"
+        if options.is_labels and volume.channels == 1 and volume.dtype.kind == "u":
+            described |= {"min": 0.0, "max": 255.0}
+            how["extratags"] = [(_COLOUR_MAP, _SHORT, 3 * 256, _label_colours().ravel().tolist(), True)]
     elif volume.dtype.name in _OME_TYPES:
         how["ome"] = True
         described |= {"Channel": {"Name": list(volume.channel_names)}, "UUID": _UUID, "Creator": "fewslice"}
@@ -521,6 +524,25 @@ def write(path: str, volume: Volume, options: WriteOptions) -> None:
         metadata=described,
         **how,
     )
+
+
+_COLOUR_MAP, _SHORT = 320, 3
+"""The tag in which ImageJ keeps the colour table of a single channel of 8 or 16 bits, and its type."""
+
+
+def _label_colours() -> npt.NDArray[np.uint16]:
+    """Return 256 colours for labels: red, green and blue along the first axis, 0 to 65535; neighbours differ in hue.
+
+    Hues follow each other by the golden section of the circle, in three degrees of brightness.
+    """
+    number = np.arange(1, 255)
+    hue = number * 0.61803398875 % 1
+    value = np.choose(number % 3, [1.0, 0.8, 0.6])
+    wheel = np.abs((hue + np.array([[1.0], [2 / 3], [1 / 3]])) % 1 * 6 - 3) - 1
+    table = np.zeros((3, 256))
+    table[:, 1:255] = value * (0.25 + 0.75 * np.clip(wheel, 0, 1))
+    table[:, 255] = 1.0
+    return (np.rint(table * 255) * 257).astype(np.uint16)
 
 
 _IMAGEJ_TYPES = ("uint8", "uint16", "float32")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,20 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from fewslice import io, registry
-from fewslice.blocks.engine import Outcome, run_blocks
-from fewslice.blocks.job import BlockFailure, Opened, Work
+from fewslice.blocks.engine import Engine, InProcess, Outcome, Retry, run_blocks
+from fewslice.blocks.job import BlockFailure, Job, Note, Opened, Work
 from fewslice.blocks.outputs import Contents, create_outputs, remove_outputs
 from fewslice.blocks.plan import choose_block, choose_chunk
+from fewslice.blocks.pyramid import write_pyramids
 from fewslice.blocks.record import open_record
 from fewslice.errors import InputError
 from fewslice.geometry import Block, cover
 from fewslice.volume import Volume
 
-__all__ = ["mask_image"]
+__all__ = ["READ_VOXELS", "MaskBlocks", "mask_image"]
 
-_READ_VOXELS = 1 << 24
+READ_VOXELS = 1 << 24
+"""The most that one block reads."""
 
 
 def mask_image(
@@ -35,6 +39,9 @@ def mask_image(
     *,
     attributes: dict[str, Any] | None = None,
     overwrite: bool = False,
+    source: io.VolumeSource | None = None,
+    engine: Engine | None = None,
+    retry: Retry | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Outcome:
     """Write the mask of an image block by block, resuming what an earlier run left.
@@ -51,8 +58,12 @@ def mask_image(
         Further facts stored with the output.
     overwrite
         Replace an output of another image or other settings.
+    source
+        Where other processes find the image; needed with an engine that uses some.
+    engine, retry
+        See :func:`fewslice.blocks.engine.run_blocks`.
     progress
-        Called with (``survey`` or ``mask``, blocks finished, blocks in all).
+        Called with (``survey``, ``mask`` or ``pyramid``, blocks finished, blocks in all).
 
     Returns
     -------
@@ -94,37 +105,78 @@ def mask_image(
         config, image, None if progress is None else lambda d, n: progress("survey", d, n)
     )
     if not output.exists():
-        contents = Contents(image.shape, ("foreground",), voxel, chunk)
+        contents = Contents(image.shape, ("foreground",), voxel, chunk, origin_um=image.origin_um)
         create_outputs(output, contents, facts | {"mask_facts": found} | (attributes or {}), key)
         record = open_record(marks, key, what=str(output))
     io.remove_leftovers(output)
-    mask, segmentation = io.open_output(output), io.open_output(output, labels="segmentation")
+    work = MaskBlocks(source, output.absolute(), kind, config.model_dump_json(), json.dumps(found))
+    if engine is None or isinstance(engine, InProcess):
+        job: Job = Opened(work.on(image))
+    elif source is None:
+        raise InputError("other processes cannot see arrays in memory; give the path of the image")
+    else:
+        job = work
 
-    def read(block: Block) -> npt.NDArray[Any]:
-        try:
-            return image.read(block.read)
-        except (InputError, OSError) as error:
-            raise BlockFailure(f"cannot be read: {error}") from error
+    def teller(name: str) -> Callable[[int, int], None] | None:
+        return None if progress is None else lambda done, total: progress(name, done, total)
 
-    def compute(block: Block, raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-            raise BlockFailure(f"NaN or infinite values between {block.read.start} and {block.read.stop} (z, y, x)")
-        made: npt.NDArray[np.uint8] = segmenter.foreground(config, found, raw, block, voxel)
-        return made
-
-    def write(block: Block, values: npt.NDArray[np.uint8]) -> None:
-        mask.write(block.write, values[None])
-        segmentation.write(block.write, (values > 0).astype(np.uint8))
-
-    blocks = cover(image.shape, choose_block(image.shape, halo, chunk, _READ_VOXELS), halo)
-    outcome = run_blocks(
-        blocks,
-        record,
-        Opened(Work(read, compute, write)),
-        progress=None if progress is None else lambda done, total: progress("mask", done, total),
-    )
+    blocks = cover(image.shape, choose_block(image.shape, halo, chunk, READ_VOXELS), halo)
+    outcome = run_blocks(blocks, record, job, engine=engine, retry=retry, progress=teller("mask"))
     if not outcome.failed:
-        io.write_pyramid(output)
-        io.write_pyramid(output, group="labels/segmentation")
+        groups = ("", "labels/segmentation")
+        write_pyramids(output, groups, key, engine=engine, retry=retry, progress=teller("pyramid"))
         record.finish()
     return outcome
+
+
+@dataclass(frozen=True)
+class MaskBlocks:
+    """The mask of each block.
+
+    Attributes
+    ----------
+    source
+        Where the image is; None where it is handed over by :meth:`on`.
+    output
+        The store, which exists.
+    kind, settings
+        The segmenter and its settings as JSON.
+    facts
+        What its survey found, as JSON.
+    """
+
+    source: io.VolumeSource | None
+    output: Path
+    kind: str
+    settings: str
+    facts: str
+
+    def open(self) -> Work:
+        """Open the image and return the work."""
+        assert self.source is not None
+        return self.on(self.source.open())
+
+    def on(self, image: Volume) -> Work:
+        """Return the work on an image that is open."""
+        segmenter: ModuleType = registry.load("segmenters", self.kind)
+        config, facts = segmenter.Config(**json.loads(self.settings)), json.loads(self.facts)
+        mask, segmentation = io.open_output(self.output), io.open_output(self.output, labels="segmentation")
+
+        def read(block: Block) -> npt.NDArray[Any]:
+            try:
+                return image.read(block.read)
+            except (InputError, OSError) as error:
+                raise BlockFailure(f"cannot be read: {error}", may_pass=True) from error
+
+        def compute(block: Block, raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+            if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+                raise BlockFailure(f"NaN or infinite values between {block.read.start} and {block.read.stop} (z, y, x)")
+            made: npt.NDArray[np.uint8] = segmenter.foreground(config, facts, raw, block, image.voxel_size_um)
+            return made
+
+        def write(block: Block, values: npt.NDArray[np.uint8]) -> Note:
+            sums = {"0": mask.write(block.write, values[None])}
+            sums["labels/segmentation/0"] = segmentation.write(block.write, (values > 0).astype(np.uint8))
+            return {"checksums": sums}
+
+        return Work(read, compute, write)

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fewslice import io, registry
-from fewslice.blocks.job import BlockFailure, Work
+from fewslice.blocks.job import BlockFailure, Note, Work
 from fewslice.errors import FewsliceError, InputError
-from fewslice.files import disk_error
+from fewslice.files import checksum, disk_error
 from fewslice.geometry import Block, Box, cover
 from fewslice.instances.union import merge_shallow
 from fewslice.segmenters import CONTACT, Merging, Output, Place, Regions
@@ -110,7 +110,7 @@ class LabelBlocks:
             try:
                 return image.read(block.read, self.channels)
             except (InputError, OSError) as error:
-                raise BlockFailure(f"cannot be read: {error}") from error
+                raise BlockFailure(f"cannot be read: {error}", may_pass=True) from error
 
         def compute(block: Block, values: npt.NDArray[Any]) -> tuple[Regions, npt.NDArray[np.void]]:
             place = Place(block, self.grid.shape, self.voxel_size_um, self.outputs, self.threshold)
@@ -122,11 +122,14 @@ class LabelBlocks:
             table["peak"] = regions.peaks
             return regions, table
 
-        def write(block: Block, result: tuple[Regions, npt.NDArray[np.void]]) -> None:
+        def write(block: Block, result: tuple[Regions, npt.NDArray[np.void]]) -> Note:
             regions, table = result
-            target.write(block.write, regions.labels[None])
-            _store(block_file(self.work / "contacts", block), regions.contacts)
-            _store(block_file(self.work / "regions", block), table)
+            sums = {"regions.ome.zarr/0": target.write(block.write, regions.labels[None])}
+            files = (
+                _store(self.work, block_file(self.work / "contacts", block), regions.contacts),
+                _store(self.work, block_file(self.work / "regions", block), table),
+            )
+            return {"checksums": sums, "files": dict(files)}
 
         return Work(read, compute, write)
 
@@ -191,8 +194,8 @@ class LinkBlocks:
             contacts["b"][inside] += own
             return unique_contacts(contacts)
 
-        def write(item: Block, contacts: npt.NDArray[np.void]) -> None:
-            _store(block_file(self.work / "links", item), contacts)
+        def write(item: Block, contacts: npt.NDArray[np.void]) -> Note:
+            return {"files": dict([_store(self.work, block_file(self.work / "links", item), contacts)])}
 
         return Work(read, compute, write)
 
@@ -222,18 +225,23 @@ class RelabelBlocks:
             result: npt.NDArray[Any] = own[labels]
             return result
 
-        def write(block: Block, labels: npt.NDArray[Any]) -> None:
-            target.write(block.write, labels)
+        def write(block: Block, labels: npt.NDArray[Any]) -> Note:
+            return {"checksums": {"labels/instances/0": target.write(block.write, labels)}}
 
         return Work(read, compute, write)
 
 
-def _store(path: Path, values: npt.NDArray[np.void]) -> None:
-    """Write the bytes of a table; a file that a kill cut is written again, since its block is not marked."""
+def _store(folder: Path, path: Path, values: npt.NDArray[np.void]) -> tuple[str, int]:
+    """Write the bytes of a table, and return its name in the folder and its checksum.
+
+    A file that a kill cut is written again, since its block is not marked.
+    """
+    content = values.tobytes()
     try:
-        path.write_bytes(values.tobytes())
+        path.write_bytes(content)
     except OSError as error:
         raise error if isinstance(error, FewsliceError) else disk_error(error, path) from error
+    return path.relative_to(folder).as_posix(), checksum(content)
 
 
 def _load(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[np.void]:

@@ -2,7 +2,8 @@
 
 1. :func:`open_outputs` says what a store holds, or why it cannot be segmented.
 2. :func:`segment_store` claims ``labels/instances`` for these settings and this prediction, or refuses.
-3. The passes run, each with a record of its own in the folder of intermediate files. What is done is not done again.
+3. The passes run, in this process or on workers. Each has a record of its own in the folder of intermediate files, the
+   last one in the store, where ``fewslice verify`` finds its checksums. What is done is not done again.
 4. The pyramid is written, then the mark that everything is finished; then the intermediate files go.
 """
 
@@ -12,7 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from fewslice import io, registry
-from fewslice.blocks.engine import Outcome, run_blocks
+from fewslice.blocks.engine import Engine, Outcome, Retry, run_blocks
 from fewslice.blocks.job import Job
 from fewslice.blocks.plan import choose_block
-from fewslice.blocks.record import open_record
+from fewslice.blocks.pyramid import forget_pyramid, write_pyramids
+from fewslice.blocks.record import Record, open_record
 from fewslice.errors import FewsliceError, InputError
 from fewslice.files import disk_error, write_json
 from fewslice.geometry import Block
@@ -137,6 +139,8 @@ def segment_store(
     block: Shape3 | None = None,
     overwrite: bool = False,
     pyramids: bool = True,
+    engine: Engine | None = None,
+    retry: Retry | None = None,
     progress: Progress | None = None,
 ) -> Instances:
     """Find the objects of a prediction and write them as its ``labels/instances``.
@@ -156,6 +160,8 @@ def segment_store(
         Replace objects that were found with other settings.
     pyramids
         Write the coarser levels as well.
+    engine, retry
+        See :func:`fewslice.blocks.engine.run_blocks`.
     progress
         Called with (name of the pass, blocks finished, blocks in all).
 
@@ -166,13 +172,13 @@ def segment_store(
     DiskError
         If the disk refuses the write.
     """
+    stored = replace(stored, path=stored.path.absolute())  # workers may have another folder
     segmenter = registry.load("segmenters", kind)
     channels = segmenter.channels(stored.outputs)
     threshold = stored.threshold if threshold is None else threshold
     shape, voxel = stored.image.shape, stored.image.voxel_size_um
-    halo = _within(segmenter.halo(config, voxel), shape)
-    grid = Grid(shape, _block(shape, halo, block))
-    chunk = _chunk(grid)
+    grid, halo = cut(segmenter.halo(config, voxel), shape, block)
+    chunk = chunk_of(grid)
     settings = config.model_dump(mode="json")
     facts = {
         "segmenter": kind,
@@ -200,25 +206,29 @@ def segment_store(
         return summary(said, already_finished=True)
     io.remove_leftovers(stored.path)
     try:
-        _begin(work, key, grid, chunk, voxel)
+        begin(work, key, grid, chunk, voxel)
         label = LabelBlocks(
             stored.path, work, kind, json.dumps(settings), channels, tuple(stored.outputs[i] for i in channels),
             threshold, voxel, grid,
         )  # fmt: skip
         blocks = grid.blocks(halo)
-        outcome = _run("label", blocks, work, key, label, progress)
+        run = _Passes(blocks, work, key, engine, retry, progress)
+        outcome = run("label", label)
         if outcome.failed:
             return summary({}, failed=outcome.failed)
-        outcome = _run("link", blocks, work, key, LinkBlocks(work, grid), progress)
+        outcome = run("link", LinkBlocks(work, grid))
         if outcome.failed:
             return summary({}, failed=outcome.failed)
         said = _union(work, grid, segmenter.merging(config, voxel), segmenter.smallest(config, shape, voxel))
-        _create(stored, facts | said | {"key": key}, chunk)
-        outcome = _run("relabel", blocks, work, key, RelabelBlocks(stored.path, work, grid), progress)
+        if _create(stored, facts | said | {"key": key}, chunk):
+            record.unmark(record.done())
+        outcome = run("relabel", RelabelBlocks(stored.path, work, grid), record)
         if outcome.failed:
-            return summary({}, failed=outcome.failed)
+            return summary(said, failed=outcome.failed)
         if pyramids:
-            io.write_pyramid(stored.path, group="labels/instances")
+            write_pyramids(
+                stored.path, ("labels/instances",), key, engine=engine, retry=retry, progress=run.teller("pyramid")
+            )
         record.finish()
         _remove(work)
     except OSError as error:
@@ -265,6 +275,12 @@ def merge_tables(
     return names, first, objects, int(group.max(initial=-1)) + 1 - objects
 
 
+def cut(halo: Shape3, shape: Shape3, block: Shape3 | None = None) -> tuple[Grid, Shape3]:
+    """Return how a volume is cut for a segmenter that reads `halo`, and the context as far as there is any."""
+    within = _within(halo, shape)
+    return Grid(shape, _block(shape, within, block)), within
+
+
 def _within(halo: Shape3, shape: Shape3) -> Shape3:
     z, y, x = (min(h, max(0, n - 1)) for h, n in zip(halo, shape, strict=True))
     return (z, y, x)
@@ -276,7 +292,7 @@ def _block(shape: Shape3, halo: Shape3, asked: Shape3 | None) -> Shape3:
     return (min(z, shape[0]), min(y, shape[1]), min(x, shape[2]))
 
 
-def _chunk(grid: Grid) -> Shape3:
+def chunk_of(grid: Grid) -> Shape3:
     """Return the largest storage chunk, up to the usual one, of which a block consists.
 
     Raises
@@ -298,7 +314,7 @@ def _chunk(grid: Grid) -> Shape3:
     return (chunk[0], chunk[1], chunk[2])
 
 
-def _begin(work: Path, key: str, grid: Grid, chunk: Shape3, voxel: tuple[float, float, float] | None) -> None:
+def begin(work: Path, key: str, grid: Grid, chunk: Shape3, voxel: tuple[float, float, float] | None) -> None:
     """Make the folder of intermediate files, or keep the one that was begun with the same key."""
     begun = work / "begun.json"
     if begun.exists() and json.loads(begun.read_text(encoding="utf-8")).get("key") == key:
@@ -317,20 +333,31 @@ def _begin(work: Path, key: str, grid: Grid, chunk: Shape3, voxel: tuple[float, 
     write_json(begun, {"key": key})
 
 
-def _run(name: str, blocks: list[Block], work: Path, key: str, job: Job, progress: Progress | None) -> Outcome:
-    """Run one pass over the blocks that are not done."""
-    record = open_record(work / name, key, what=str(work))
-    if record.finished:
-        return Outcome(0, len(blocks), ())
-    outcome = run_blocks(
-        blocks,
-        record,
-        job,
-        progress=None if progress is None else lambda done, total: progress(name, done, total),
-    )
-    if not outcome.failed:
-        record.finish()
-    return outcome
+@dataclass(frozen=True)
+class _Passes:
+    """What all passes share."""
+
+    blocks: list[Block]
+    work: Path
+    key: str
+    engine: Engine | None
+    retry: Retry | None
+    progress: Progress | None
+
+    def __call__(self, name: str, job: Job, record: Record | None = None) -> Outcome:
+        """Run one pass over the blocks that are not done; its marks are `record`, or lie with intermediate files."""
+        marks = record or open_record(self.work / name, self.key, what=str(self.work))
+        if marks.finished:
+            return Outcome(0, len(self.blocks), ())
+        outcome = run_blocks(self.blocks, marks, job, engine=self.engine, retry=self.retry, progress=self.teller(name))
+        if not outcome.failed and record is None:
+            marks.finish()
+        return outcome
+
+    def teller(self, name: str) -> Callable[[int, int], None] | None:
+        """Return what is called with (blocks finished, blocks in all) of one pass."""
+        tell = self.progress
+        return None if tell is None else lambda done, total: tell(name, done, total)
 
 
 def _union(work: Path, grid: Grid, merging: Merging | None, min_size: int) -> dict[str, Any]:
@@ -350,15 +377,16 @@ def _union(work: Path, grid: Grid, merging: Merging | None, min_size: int) -> di
     return said
 
 
-def _create(stored: StoredOutputs, facts: dict[str, Any], chunk: Shape3) -> None:
-    """Make the empty label image, replacing one of other settings, which the claim has allowed."""
+def _create(stored: StoredOutputs, facts: dict[str, Any], chunk: Shape3) -> bool:
+    """Make the empty label image, replacing one of other settings, which the claim has allowed; say if it was made."""
     labels = stored.path / "labels" / "instances"
     if labels.exists():
         try:
             if io.open_labels(labels).attributes.get("key") == facts["key"]:
-                return
+                return False
         except InputError:  # what a kill left of one that was being made
             pass
+    forget_pyramid(stored.path, "labels/instances")
     io.create_labels(
         stored.path,
         "instances",
@@ -370,6 +398,7 @@ def _create(stored: StoredOutputs, facts: dict[str, Any], chunk: Shape3) -> None
         attributes=dict(sorted(facts.items())),  # the same bytes, resumed or not
         overwrite=True,
     )
+    return True
 
 
 def _remove(folder: Path) -> None:

@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fewslice import io
-from fewslice.blocks.job import BlockFailure, Work
+from fewslice.blocks.job import BlockFailure, Note, Work
 from fewslice.errors import InputError
-from fewslice.files import write_atomic
+from fewslice.files import checksum, write_atomic
 from fewslice.geometry import Block, Box
 from fewslice.measurement.sums import Sums, block_sums, merge, region_voxels
 from fewslice.volume import Volume
 
-__all__ = ["Loaded", "Source", "SumBlocks", "merged_regions", "merged_sums"]
+__all__ = ["LargestValues", "Loaded", "Source", "SumBlocks", "merged_regions", "merged_sums"]
 
 _ROWS = 1 << 19
 _SAMPLE = 256
@@ -84,7 +84,7 @@ class SumBlocks:
     segmentation
         Classes to vote on the class of each object.
     scores, classes
-        Image of one stored probability (uint8) per class, and the number of classes.
+        Image whose first channels are the stored probabilities (uint8) of the classes, and the number of classes.
     regions
         Regions whose voxels are counted.
     """
@@ -115,7 +115,7 @@ class SumBlocks:
                     labels.read(beyond)[0],
                     image.read(box) if image else None,
                     segmentation.read(box)[0] if segmentation else None,
-                    scores.read(box) if scores else None,
+                    scores.read(box, range(self.classes)) if scores else None,
                     regions.read(box)[0] if regions else None,
                 )
             except (InputError, OSError) as error:
@@ -135,23 +135,53 @@ class SumBlocks:
             )
             return table, None if loaded.regions is None else region_voxels(loaded.regions)
 
-        def write(block: Block, result: tuple[Sums, npt.NDArray[np.void] | None]) -> None:
+        def write(block: Block, result: tuple[Sums, npt.NDArray[np.void] | None]) -> Note:
             table, counts = result
-            _save(_part(self.folder, block, "objects"), table)
+            files = [_save(_part(self.folder, block, "objects"), table)]
             if counts is not None:
-                _save(_part(self.folder, block, "regions"), counts)
+                files.append(_save(_part(self.folder, block, "regions"), counts))
+            return {"files": dict(files)}
 
         return Work(read, compute, write)
+
+
+@dataclass(frozen=True)
+class LargestValues:
+    """The largest magnitude of an image in each block, noted with its mark as ``largest``."""
+
+    image: Source
+
+    def open(self) -> Work:
+        """Open the image and return the work."""
+        image = self.image.open_image()
+
+        def read(block: Block) -> npt.NDArray[Any]:
+            try:
+                return image.read(block.write)
+            except (InputError, OSError) as error:
+                raise BlockFailure(f"cannot be read: {error}", may_pass=True) from error
+
+        def compute(block: Block, values: npt.NDArray[Any]) -> float:
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"{image.source} has NaN or infinite values between {block.write.start} and {block.write.stop} "
+                    "(z, y, x), of which no mean can be taken; replace them in the image"
+                )
+            return float(np.abs(values).max())
+
+        return Work(read, compute, lambda block, largest: {"largest": largest})
 
 
 def _part(folder: str, block: Block, what: str) -> Path:
     return Path(folder) / f"{'_'.join(map(str, block.index))}.{what}.npy"
 
 
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
+def _save(path: Path, array: npt.NDArray[Any]) -> tuple[str, int]:
+    """Write an array, and return its name and its checksum."""
     stream = memory.BytesIO()
     np.save(stream, array, allow_pickle=False)
     write_atomic(path, stream.getvalue())
+    return path.name, checksum(stream.getvalue())
 
 
 def merged_sums(folder: str, blocks: Sequence[Block], rows: int = _ROWS) -> Iterator[Sums]:

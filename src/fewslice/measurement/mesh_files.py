@@ -50,8 +50,10 @@ def file_of(folder: Path, name: str, kind: str) -> Path:
     return folder / (f"{name}.index" if kind == "neuroglancer" else f"{name}.{kind}")
 
 
-def write_mesh(folder: Path, name: str, kind: str, levels: Sequence[Mesh], errors_um: Sequence[float]) -> None:
-    """Write one object.
+def write_mesh(
+    folder: Path, name: str, kind: str, levels: Sequence[Mesh], errors_um: Sequence[float]
+) -> tuple[Path, ...]:
+    """Write one object and return its files.
 
     Parameters
     ----------
@@ -66,10 +68,12 @@ def write_mesh(folder: Path, name: str, kind: str, levels: Sequence[Mesh], error
     errors_um
         Error of each level.
     """
+    whole = file_of(folder, name, kind)
     if kind == "neuroglancer":
         _write_multilod(folder, name, levels, errors_um)
-    else:
-        write_atomic(file_of(folder, name, kind), _encoded(levels[0], kind))
+        return folder / name, whole
+    write_atomic(whole, _encoded(levels[0], kind))
+    return (whole,)
 
 
 def _encoded(mesh: Mesh, kind: str) -> bytes:

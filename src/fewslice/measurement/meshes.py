@@ -2,7 +2,9 @@
 
 1. The box of every object: from the object table if it was made from the same labels, else by a pass over the blocks.
 2. Each object's surface from its box, or, if that is large, from blocks with one voxel in common.
-3. Smoothed, simplified, written. A file that exists is complete, so a killed run resumes.
+3. Smoothed, simplified, written, and marked as done with the checksums of its files, so that a killed run resumes.
+
+Each object is a unit of work of the engine that runs blocks, here or on workers.
 
 Memory holds one box or block of labels, and the surface of one object.
 """
@@ -21,12 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fewslice.blocks.engine import run_blocks
+from fewslice.blocks.engine import Engine, Retry, run_blocks
+from fewslice.blocks.job import BlockFailure, Note, Work
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import open_record
 from fewslice.errors import FewsliceError, InputError, PartialError
-from fewslice.files import disk_error
-from fewslice.geometry import Box, cover
+from fewslice.files import checksum, disk_error
+from fewslice.geometry import Block, Box, cover
 from fewslice.measurement.job import Source, SumBlocks, merged_sums
 from fewslice.measurement.mesh import Mesh, Piece, march, placed, simplified, smoothed, weld
 from fewslice.measurement.mesh_files import FORMATS, LEVELS, check_installed, file_of, write_info, write_mesh
@@ -34,7 +37,15 @@ from fewslice.measurement.objects import Progress, measured_volume
 from fewslice.measurement.surface import DIRECTIONS
 from fewslice.volume import Volume
 
-__all__ = ["MeshFolder", "mesh_objects", "object_surface"]
+__all__ = [
+    "MeshFolder",
+    "MeshObjects",
+    "as_block",
+    "boxes_of_table",
+    "mesh_error",
+    "mesh_objects",
+    "object_surface",
+]
 
 Triple = tuple[float, float, float]
 
@@ -53,11 +64,14 @@ class MeshFolder:
         Where the files are.
     written, found
         Ids of meshes made now, and number of those that were there already.
+    failed
+        Objects that could not be done, with the reasons.
     """
 
     folder: Path
     written: tuple[int, ...]
     found: int
+    failed: tuple[tuple[Block, str], ...] = ()
 
 
 def mesh_objects(
@@ -73,6 +87,8 @@ def mesh_objects(
     prefix: str = "",
     names: Sequence[int] | None = None,
     overwrite: bool = False,
+    engine: Engine | None = None,
+    retry: Retry | None = None,
     progress: Progress | None = None,
 ) -> MeshFolder:
     """Write the surfaces of objects, resuming what an earlier run left.
@@ -102,6 +118,8 @@ def mesh_objects(
         What to call each of `objects` instead of its id.
     overwrite
         Replace meshes of other labels or settings.
+    engine, retry
+        See :func:`fewslice.blocks.engine.run_blocks`.
     progress
         Called with (objects finished, objects in all).
 
@@ -118,9 +136,9 @@ def mesh_objects(
     if kind not in FORMATS:
         raise InputError(f"meshes cannot be written as '{kind}'; choose one of {', '.join(FORMATS)}")
     volume, size = measured_volume(labels, voxel_size_um)
-    error = min(size) / 2 if error_um is None else error_um
-    if not (math.isfinite(error) and error >= 0 and smoothing >= 0):
-        raise InputError(f"error {error_um} µm and smoothing {smoothing} must be finite and not below 0")
+    error = mesh_error(error_um, size)
+    if smoothing < 0:
+        raise InputError(f"smoothing {smoothing} must not be below 0; give a number of rounds")
     check_installed(kind)
     facts = [volume.content_hash(), list(size), list(volume.origin_um), error, smoothing, kind, prefix]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -128,7 +146,7 @@ def mesh_objects(
     record_folder = folder / ".fewslice"
     if record_folder.exists() and not overwrite:
         open_record(record_folder, key, what=str(folder))
-    boxes = _boxes(labels, volume, folder, table)
+    boxes = _boxes(labels, volume, folder, table, engine, retry)
     chosen = sorted(boxes) if objects is None else [int(k) for k in objects]
     missing = [k for k in chosen if k not in boxes]
     if missing:
@@ -139,23 +157,104 @@ def mesh_objects(
         shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        open_record(record_folder, key, what=str(folder))
+        record = open_record(record_folder, key, what=str(folder))
         if kind == "neuroglancer":
             write_info(folder)
     except OSError as failure:
         raise failure if isinstance(failure, FewsliceError) else disk_error(failure, folder) from failure
-    written = []
-    for done, k in enumerate(sorted(chosen, key=lambda k: boxes[k].start)):
-        name = f"{prefix}{title[k]}"
-        if not file_of(folder, name, kind).exists():
-            surface = placed(object_surface(volume, k, boxes[k]), size, volume.origin_um)
-            surface = Mesh(np.asarray(smoothed(surface.vertices, surface.faces, smoothing)), surface.faces)
-            errors = [error * factor for factor in (LEVELS if kind == "neuroglancer" and error else (1.0,))]
-            write_mesh(folder, name, kind, [simplified(surface, e) for e in errors], errors)
-            written.append(k)
-        if progress is not None:
-            progress(done + 1, len(chosen))
-    return MeshFolder(folder, tuple(sorted(written)), len(chosen) - len(written))
+    plan = [as_block(k, boxes[k]) for k in sorted(chosen, key=lambda k: (boxes[k].start, k))]
+    job = MeshObjects(
+        labels,
+        folder.absolute(),
+        kind,
+        size,
+        error,
+        smoothing,
+        tuple((k, f"{prefix}{title[k]}") for k in chosen) if prefix or names is not None else (),
+    )
+    done = {mark.index for mark in record.marks()}
+    there = {b.index for b in plan if b.index in done and file_of(folder, job.name(b.index[0]), kind).exists()}
+    wanted = {b.index for b in plan}
+    if record.finished or wanted & done - there:
+        if wanted == there:
+            return MeshFolder(folder, (), len(plan))
+        record.unmark(wanted - there)
+    others = len(done - wanted)  # meshes of earlier calls, which the record counts as well
+    tell = None if progress is None else lambda count, total: progress(count - others, total)
+    outcome = run_blocks(plan, record, job, engine=engine, retry=retry, progress=tell)
+    if not outcome.failed:
+        record.finish()
+    written = wanted - there - {b.index for b, _ in outcome.failed}
+    return MeshFolder(folder, tuple(sorted(k for (k,) in written)), len(there), outcome.failed)
+
+
+def mesh_error(error_um: float | None, size: Triple) -> float:
+    """Return how far a simplified surface may lie off, in µm: as asked for, or half the smallest extent of a voxel.
+
+    Raises
+    ------
+    InputError
+        If it is negative or not finite.
+    """
+    error = min(size) / 2 if error_um is None else error_um
+    if not (math.isfinite(error) and error >= 0):
+        raise InputError(f"error {error_um} µm must be finite and not below 0")
+    return error
+
+
+def as_block(k: int, box: Box) -> Block:
+    """Return the unit of work of one object: its box, under its id."""
+    return Block((k,), box, box, Box.of(box.shape))
+
+
+@dataclass(frozen=True)
+class MeshObjects:
+    """The mesh of each object, whose id is the index of its block.
+
+    Attributes
+    ----------
+    labels
+        Ids.
+    folder, kind
+        Where to and in which format.
+    voxel_size_um, error_um, smoothing
+        See :func:`mesh_objects`.
+    names
+        (id, name of the file) of objects that are not called by their ids.
+    """
+
+    labels: Source
+    folder: Path
+    kind: str
+    voxel_size_um: Triple
+    error_um: float
+    smoothing: int
+    names: tuple[tuple[int, str], ...] = ()
+
+    def name(self, k: int) -> str:
+        """Return the name of an object's file."""
+        return dict(self.names).get(k, str(k))
+
+    def open(self) -> Work:
+        """Open the labels and return the work."""
+        volume = self.labels.open_labels()
+        levels = LEVELS if self.kind == "neuroglancer" and self.error_um else (1.0,)
+        errors = [self.error_um * factor for factor in levels]
+
+        def compute(block: Block, nothing: None) -> list[Mesh]:
+            try:  # what is read here may be far more than fits at once
+                surface = object_surface(volume, block.index[0], block.write)
+            except (InputError, OSError) as error:
+                raise BlockFailure(f"cannot be read: {error}", may_pass=True) from error
+            mesh = placed(surface, self.voxel_size_um, volume.origin_um)
+            mesh = Mesh(np.asarray(smoothed(mesh.vertices, mesh.faces, self.smoothing)), mesh.faces)
+            return [simplified(mesh, error) for error in errors]
+
+        def write(block: Block, meshes: list[Mesh]) -> Note:
+            files = write_mesh(self.folder, self.name(block.index[0]), self.kind, meshes, errors)
+            return {"files": {file.name: checksum(file.read_bytes()) for file in files}}
+
+        return Work(lambda block: None, compute, write)
 
 
 def object_surface(volume: Volume, label: int, box: Box, most_voxels: int = _WHOLE_VOXELS) -> Piece:
@@ -203,9 +302,11 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"{folder} exists and holds no meshes of fewslice; choose another -o")
 
 
-def _boxes(labels: Source, volume: Volume, folder: Path, table: Path | None) -> dict[int, Box]:
+def _boxes(
+    labels: Source, volume: Volume, folder: Path, table: Path | None, engine: Engine | None, retry: Retry | None
+) -> dict[int, Box]:
     """Return the box of every object."""
-    known = _boxes_of_table(volume, table) if table is not None else None
+    known = boxes_of_table(volume, table) if table is not None else None
     if known is not None:
         return known
     parts = folder.with_name(f".{folder.name}.parts")
@@ -217,7 +318,8 @@ def _boxes(labels: Source, volume: Volume, folder: Path, table: Path | None) -> 
     except OSError as failure:
         raise disk_error(failure, folder) from failure
     try:
-        outcome = run_blocks(blocks, record, SumBlocks(labels, str(parts), (0,) * len(DIRECTIONS)))
+        job = SumBlocks(labels, str(parts.absolute()), (0,) * len(DIRECTIONS))
+        outcome = run_blocks(blocks, record, job, engine=engine, retry=retry)
     except InputError:  # such as negative labels: a refusal leaves nothing behind
         shutil.rmtree(parts, ignore_errors=True)
         raise
@@ -232,7 +334,7 @@ def _boxes(labels: Source, volume: Volume, folder: Path, table: Path | None) -> 
     return boxes
 
 
-def _boxes_of_table(volume: Volume, table: Path) -> dict[int, Box] | None:
+def boxes_of_table(volume: Volume, table: Path) -> dict[int, Box] | None:
     """Read the boxes from an object table that was made from the same labels, or return None."""
     summary = table.with_suffix(".json")
     if not (table.exists() and summary.exists()):

@@ -18,6 +18,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,29 @@ import numpy as np
 import numpy.typing as npt
 
 from fewslice import io
-from fewslice.blocks.engine import Outcome, run_blocks
+from fewslice.blocks.engine import Engine, Outcome, Retry, run_blocks
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import Record, open_record
 from fewslice.errors import InputError
-from fewslice.files import disk_error, write_atomic, write_json
+from fewslice.files import checksum, disk_error, write_atomic, write_json
 from fewslice.geometry import Block, Box, Shape, cover
 from fewslice.measurement import shapes
 from fewslice.measurement.counts import BORDER_RULE, summarise
-from fewslice.measurement.job import Source, SumBlocks, merged_regions, merged_sums
+from fewslice.measurement.job import LargestValues, Source, SumBlocks, merged_regions, merged_sums
 from fewslice.measurement.sums import check_bounds, empty_sums, exponent_for
 from fewslice.measurement.surface import SurfaceWeights, surface_weights
 from fewslice.measurement.table import Columns, Grid, columns_of, csv_lines, load_parquet, written
 from fewslice.volume import Volume
 
-__all__ = ["Measurement", "StoredPrediction", "find_prediction", "measure_objects", "measured_volume"]
+__all__ = [
+    "Measurement",
+    "StoredPrediction",
+    "cut",
+    "find_prediction",
+    "measure_objects",
+    "measured_volume",
+    "sum_job",
+]
 
 Triple = tuple[float, float, float]
 Progress = Callable[[int, int], None]
@@ -54,7 +63,7 @@ class StoredPrediction:
     Attributes
     ----------
     scores
-        Image of one uint8 channel per class.
+        Image whose first channels, uint8, are those of the classes.
     segmentation
         Labels 1 to the number of classes.
     class_values
@@ -95,9 +104,10 @@ def find_prediction(store: Path) -> StoredPrediction | None:
     segmentation = store / "labels" / "segmentation"
     if not isinstance(outputs, list) or not segmentation.is_dir():
         return None
-    if any(output.get("kind") != "probability" for output in outputs):
+    classes = sum(output.get("kind") == "probability" for output in outputs)
+    if not classes:
         return None
-    values = attributes.get("class_values") or range(1, len(outputs) + 1)
+    values = attributes.get("class_values") or range(1, classes + 1)
     return StoredPrediction(Source(str(store)), Source(str(segmentation)), tuple(int(v) for v in values))
 
 
@@ -129,6 +139,8 @@ def measure_objects(
     block: Shape | None = None,
     parquet: bool = False,
     overwrite: bool = False,
+    engine: Engine | None = None,
+    retry: Retry | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure every object of a label volume, resuming what an earlier run left.
@@ -153,6 +165,8 @@ def measure_objects(
         Write ``OUT.objects.parquet`` as well.
     overwrite
         Replace a measurement of other labels, images or settings.
+    engine, retry
+        See :func:`fewslice.blocks.engine.run_blocks`; other processes find all files by their paths.
     progress
         Called with (blocks finished, blocks in all).
 
@@ -176,9 +190,7 @@ def measure_objects(
     areas = _fitting(regions, volume, "regions", labels=True)
     if prediction is not None:
         _fitting(prediction.scores, volume, "image")
-    used = block or choose_block(volume.shape, (1, 1, 1), volume.chunks or choose_chunk(volume.shape), _READ_VOXELS)
-    used = tuple(min(b, s) for b, s in zip(used, volume.shape, strict=True))
-    check_bounds(volume.shape, used)
+    used = cut(volume, block)
     weights = surface_weights(size, volume.shape)
     facts = _facts(volume, size, measured, areas, prediction, weights)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -195,8 +207,14 @@ def measure_objects(
         record = open_record(names.parts, f"{key} {used}", what=str(table))
     except OSError as error:
         raise disk_error(error, table) from error
+    run = partial(run_blocks, blocks, engine=engine, retry=retry)
     try:
-        outcome, exponent = _add_up(labels, image, measured, regions, prediction, weights, blocks, record, progress)
+        exponent = _exponent(image, measured, record, run)
+        outcome = run(
+            record,
+            sum_job(labels, names.parts.absolute(), weights, image, exponent, regions, prediction),
+            progress=progress,
+        )
     except InputError:
         if not begun:  # a refusal leaves nothing behind
             shutil.rmtree(names.parts, ignore_errors=True)
@@ -215,28 +233,41 @@ def measure_objects(
     )
     summary = _write_tables(names, blocks, grid, areas, used, parquet=parquet)
     summary |= {"key": key, "labels": labels.path, "made_from": facts, **_settings(grid, weights)}
+    written_now = names.tables(parquet=parquet, regions=areas is not None)
+    summary["checksums"] = {name: checksum(path.read_bytes()) for name, path in written_now.items()}
     write_json(names.summary, summary)
     shutil.rmtree(names.parts, ignore_errors=True)
     return Measurement(table, summary, outcome, False)
 
 
-def _add_up(
+def cut(volume: Volume, block: Shape | None = None) -> Shape:
+    """Return the block in which a label volume is measured: what was asked for, or one of little waste.
+
+    Raises
+    ------
+    InputError
+        If sums over it could exceed 64 bits.
+    """
+    used = block or choose_block(volume.shape, (1, 1, 1), volume.chunks or choose_chunk(volume.shape), _READ_VOXELS)
+    used = tuple(min(b, s) for b, s in zip(used, volume.shape, strict=True))
+    check_bounds(volume.shape, used)
+    return used
+
+
+def sum_job(
     labels: Source,
-    image: Source | None,
-    measured: Volume | None,
-    regions: Source | None,
-    prediction: StoredPrediction | None,
+    folder: Path,
     weights: SurfaceWeights,
-    blocks: Sequence[Block],
-    record: Record,
-    progress: Progress | None,
-) -> tuple[Outcome, int | None]:
-    """Leave every block's sums in the record's folder; return what became of the blocks, and k of a float image."""
-    exponent = _exponent(measured, blocks, record.folder / "largest.json")
+    image: Source | None = None,
+    exponent: int | None = None,
+    regions: Source | None = None,
+    prediction: StoredPrediction | None = None,
+) -> SumBlocks:
+    """Return the job that leaves every block's sums in `folder`; see :func:`measure_objects`."""
     classes = len(prediction.class_values) if prediction else 0
-    job = SumBlocks(
+    return SumBlocks(
         labels,
-        str(record.folder),
+        str(folder),
         weights.weights,
         image,
         exponent,
@@ -245,7 +276,6 @@ def _add_up(
         classes,
         regions,
     )
-    return run_blocks(blocks, record, job, progress=progress), exponent
 
 
 @dataclass(frozen=True)
@@ -257,6 +287,12 @@ class _Names:
     regions: Path
     summary: Path
     parts: Path
+
+    def tables(self, *, parquet: bool, regions: bool) -> dict[str, Path]:
+        """Return the files that are written, by what they are."""
+        found = {"objects": self.table}
+        found |= {"parquet": self.parquet} if parquet else {}
+        return found | ({"regions": self.regions} if regions else {})
 
     @classmethod
     def of(cls, table: Path) -> _Names:
@@ -334,22 +370,18 @@ def _finished(names: _Names, key: str, *, parquet: bool, overwrite: bool) -> dic
     return None
 
 
-def _exponent(image: Volume | None, blocks: Sequence[Block], known: Path) -> int | None:
+def _exponent(source: Source | None, image: Volume | None, record: Record, run: Callable[..., Outcome]) -> int | None:
     """Return k for a floating-point image, whose largest magnitude takes one pass over it; None for integers."""
-    if image is None or image.dtype.kind != "f":
+    if source is None or image is None or image.dtype.kind != "f":
         return None
-    if not known.exists():
-        largest = 0.0
-        for block in blocks:
-            values = image.read(block.write)
-            if not np.isfinite(values).all():
-                raise InputError(
-                    f"{image.source} has NaN or infinite values between {block.write.start} and {block.write.stop} "
-                    "(z, y, x), of which no mean can be taken; replace them in the image"
-                )
-            largest = max(largest, float(np.abs(values).max()))
-        write_json(known, {"largest": largest})
-    return exponent_for(float(json.loads(known.read_text(encoding="utf-8"))["largest"]))
+    marks = open_record(record.folder / "largest", record.key, what=source.path)
+    if not marks.finished:
+        outcome = run(marks, LargestValues(source))
+        if outcome.failed:
+            block, reason = outcome.failed[0]
+            raise InputError(f"{source.path} {reason} at block {block.index}; mend it and run the same command again")
+        marks.finish()
+    return exponent_for(max(float(mark.note["largest"]) for mark in marks.marks()))
 
 
 def _column_names(image: Volume | None) -> tuple[str, ...]:

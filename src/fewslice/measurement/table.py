@@ -109,12 +109,15 @@ def columns_of(sums: Sums, grid: Grid, region: npt.NDArray[np.int64] | None = No
 
 
 def csv_lines(columns: Mapping[str, npt.NDArray[Any]]) -> Iterator[str]:
-    """Yield the rows of some columns as lines of CSV, in pieces: whole numbers as they are, others with 9 digits."""
+    """Yield the rows of some columns as lines of CSV, in pieces: whole numbers as they are, others with 9 digits.
+
+    What is undefined is empty, which R, pandas and spreadsheets read as missing.
+    """
     template = ",".join("%d" if values.dtype.kind in "biu" else "%.9g" for values in columns.values()) + "\n"
     count = len(next(iter(columns.values())))
     for start in range(0, count, _LINES):
         parts = [values[start : start + _LINES].tolist() for values in columns.values()]
-        yield "".join(template % row for row in zip(*parts, strict=True))
+        yield "".join(template % row for row in zip(*parts, strict=True)).replace("nan", "")
 
 
 def load_parquet() -> Any:

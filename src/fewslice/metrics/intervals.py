@@ -1,12 +1,12 @@
-"""How sure a difference between two methods is, over paired repetitions.
+"""How sure a mean is over few repetitions, such as the differences of two methods scored on the same draws.
 
-Two methods scored on the same draws (same seed, same annotated planes, same test volume) are compared by their
-differences per draw; what the draws have in common cancels.
+A number that is pooled over parts of one image, such as Dice, gets its interval from the parts
+(:func:`bootstrap_pooled`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from scipy.special import stdtrit
 
 from fewslice.errors import InputError
 
-__all__ = ["Interval", "bootstrap", "paired_bootstrap", "paired_student", "student"]
+__all__ = ["Interval", "bootstrap", "bootstrap_pooled", "student"]
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -123,26 +125,55 @@ def bootstrap(
     return Interval(mean, float(low), float(high), data.size, confidence, "bootstrap")
 
 
-def paired_student(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Student-t interval of ``first - second``, draw by draw; see :func:`student`."""
-    return student(_differences(first, second), confidence)
-
-
-def paired_bootstrap(
-    first: Sequence[float],
-    second: Sequence[float],
+def bootstrap_pooled(
+    counts: npt.NDArray[np.integer[Any]],
+    score: Callable[[Floats], Floats],
     generator: np.random.Generator,
     confidence: float = 0.95,
-    resamples: int = 10_000,
-) -> Interval:
-    """Percentile-bootstrap interval of ``first - second``, draw by draw; see :func:`bootstrap`."""
-    return bootstrap(_differences(first, second), generator, confidence, resamples)
+    resamples: int = 2_000,
+) -> Interval | None:
+    """Percentile-bootstrap interval of a score of counts that are summed over parts.
 
+    Whole parts are drawn with replacement, as many as there are, and their counts are summed before they are scored
+    (Efron and Tibshirani 1993, chapter 8): what is alike within a part stays together. The interval says how much the
+    score would move with other parts of the same image, and nothing about other images.
 
-def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    if len(first) != len(second):
-        raise InputError(f"paired values must be equally many, got {len(first)} and {len(second)}")
-    return [float(a) - float(b) for a, b in zip(first, second, strict=True)]
+    Parameters
+    ----------
+    counts
+        (parts, k) integers.
+    score
+        (n, k) sums → (n,) scores; NaN where a score is undefined.
+    generator
+        Source of the draws.
+    confidence
+        Between 0 and 1.
+    resamples
+        Number of draws.
+
+    Returns
+    -------
+    Interval or None
+        Its ``mean`` is the score of all parts together; None where that is undefined, ends None with a single part.
+
+    Raises
+    ------
+    InputError
+        If there is no part, or confidence or resamples cannot be used.
+    """
+    if counts.ndim != 2 or not len(counts):
+        raise InputError(f"pooled counts must be (parts, k) with at least one part, got shape {counts.shape}")
+    if not 0 < confidence < 1 or resamples < 1:
+        raise InputError(f"confidence {confidence} must lie between 0 and 1, and resamples {resamples} be at least 1")
+    parts = len(counts)
+    value = float(score(counts.sum(axis=0, keepdims=True).astype(np.float64))[0])
+    if np.isnan(value):
+        return None
+    if parts < 2:
+        return Interval(value, None, None, parts, confidence, "bootstrap")
+    drawn = generator.multinomial(parts, np.full(parts, 1 / parts), size=resamples)
+    low, high = np.nanquantile(score((drawn @ counts).astype(np.float64)), [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(value, float(low), float(high), parts, confidence, "bootstrap")
 
 
 def _finite(values: Sequence[float], confidence: float) -> npt.NDArray[np.float64]:

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QFileDialog, QFormLayout, QGroupBox, QLineEdit, QVBox
 
 from fewslice.errors import InputError
 from fewslice.napari.controls import button, chosen_layer, combo, note, offer_layers, path_row, row
+from fewslice.napari.filling import Filled
 from fewslice.napari.jobs import Call
 from fewslice.napari.layers import KEY
 from fewslice.napari.readers import read_layers
@@ -43,6 +44,7 @@ class AnnotateTab:
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
+        self._filling: Call[Filled] | None = None
         bench = panel.bench
         self.widget = QWidget()
         self.image = combo("The image to annotate: z, y, x.")
@@ -78,7 +80,7 @@ class AnnotateTab:
             button(
                 "Fill between done planes (Alt+F)",
                 "Interpolates between the done planes before and behind the shown one; nothing painted is changed.",
-                panel.guarded(lambda: bench.fill(bench.active())),
+                panel.guarded(self.fill),
             )
         )
         plane.addWidget(
@@ -115,7 +117,7 @@ class AnnotateTab:
             self.state.setText(str(error).capitalize())
 
     def begin(self) -> None:
-        """Begin or continue an annotation.
+        """Begin or continue an annotation, with the brush in hand.
 
         Raises
         ------
@@ -128,8 +130,19 @@ class AnnotateTab:
             raise InputError("no image is open; open one, or File > Open Sample > fewslice")
         if not self.folder.text().strip():
             raise InputError("the annotation needs a folder; choose one")
-        self.panel.bench.annotate(image, Path(self.folder.text().strip()), chosen_layer(self.start, layers))
+        layer = self.panel.bench.annotate(image, Path(self.folder.text().strip()), chosen_layer(self.start, layers))
+        layer.mode = "paint"  # the next thing to do
         self.start.setCurrentIndex(0)
+
+    def fill(self) -> None:
+        """Fill the planes between the done ones around the plane that is shown, in a thread."""
+        bench = self.panel.bench
+        layer = bench.active()
+        if self._filling is not None and self._filling.running:
+            raise InputError("planes are being filled already; wait until that has ended")
+        self._filling = Call(bench.filling(layer))
+        self.panel.say(Message("Filling…"))
+        self.panel.watch(self._filling, lambda filled: bench.fill(layer, filled))
 
     def save(self) -> None:
         """Save the labels of the selected session, in a thread."""
@@ -137,14 +150,16 @@ class AnnotateTab:
         saving = session.begin_saving()
         self.panel.say(Message("Saving…"))
 
-        def work() -> Any:
+        def work() -> tuple[Path, str] | Exception:
             try:
                 return session.carry_out(saving)
-            except BaseException:
-                session.end_saving(saving, None)
-                raise
+            except Exception as error:  # raised again where it is shown
+                return error
 
-        def end(result: tuple[Path, str]) -> None:
+        def end(result: tuple[Path, str] | Exception) -> None:
+            if isinstance(result, Exception):
+                session.end_saving(saving, None)
+                raise result
             session.end_saving(saving, result[1])
             self.panel.say(Message(f"Saved {result[0]}"))
 

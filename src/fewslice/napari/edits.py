@@ -161,7 +161,7 @@ class EditedArray:
         self._blocks: dict[Index, npt.NDArray[Any]] = {}
         self._shared: set[Index] = set()
         self._pending: list[Stroke] = []
-        self._written_at = 0.0
+        self._written_at = self._began_at = 0.0
 
     @property
     def ndim(self) -> int:
@@ -225,8 +225,10 @@ class EditedArray:
         places = tuple(axis + start for axis, start in zip(local, box.start, strict=True))
         indices = np.ravel_multi_index(places, self.shape).astype(np.int64)
         new = np.asarray(values).ravel()[changed].astype(self.dtype)
-        self._pending.append(Stroke(indices, before.ravel()[changed], new))
         self._written_at = time.monotonic()
+        if not self._pending:
+            self._began_at = self._written_at
+        self._pending.append(Stroke(indices, before.ravel()[changed], new))
         self.put(indices, new)
 
     def put(self, indices: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> None:
@@ -246,6 +248,10 @@ class EditedArray:
     def idle_seconds(self) -> float:
         """Return how long ago the last write was that is in no stroke yet; 0 if there is none."""
         return time.monotonic() - self._written_at if self._pending else 0.0
+
+    def waiting_seconds(self) -> float:
+        """Return how long ago the first write was that is in no stroke yet; 0 if there is none."""
+        return time.monotonic() - self._began_at if self._pending else 0.0
 
     def take_stroke(self) -> Stroke | None:
         """Return what was written since the last call, as one stroke; None if nothing has changed."""

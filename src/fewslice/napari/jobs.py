@@ -6,6 +6,7 @@ relay what a process prints.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import shutil
@@ -26,6 +27,8 @@ __all__ = ["Call", "Command", "fewslice_command", "has_verb"]
 T = TypeVar("T")
 
 _GRACE_SECONDS = 10.0
+_LESS = 5
+"""How much lower than the window's the priority of a command is, on the scale of ``nice``."""
 _KEPT_LINES = 10_000
 
 
@@ -54,7 +57,7 @@ def has_verb(verb: str) -> bool:
 
 
 class Command:
-    """A process whose lines are collected by threads.
+    """A process whose lines are collected by threads, and which leaves the processor to the window first.
 
     Parameters
     ----------
@@ -68,11 +71,16 @@ class Command:
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        group: dict[str, Any] = {} if os.name == "nt" else {"start_new_session": True}
+        group: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            group = {"creationflags": subprocess.BELOW_NORMAL_PRIORITY_CLASS}
         self._process = subprocess.Popen(
             list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, encoding="utf-8", errors="replace", **group,
         )  # fmt: skip
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):  # it may have ended already
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _LESS)
         self.output: deque[str] = deque(maxlen=_KEPT_LINES)
         self._errors: deque[str] = deque(maxlen=_KEPT_LINES)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -7,8 +7,9 @@ The first line says what the labels belong to, the others what was done, in orde
     {"crc": 1193, "entry": {"what": "mark", "axis": 0, "plane": 14, "done": true}}
 
 A line is handed to the operating system at once, so that it outlives the program, and a thread has the disk store it,
-so that it outlives a power failure; the caller does not wait for the disk. Lines are only ever appended. A line that is
-damaged is told by its checksum, kept in a copy of the journal, and left out.
+so that it outlives a power failure; the caller does not wait for the disk. Lines are only ever appended. A line that
+the disk refused waits, and is written before the next one. A line that is damaged is told by its checksum, kept in a
+copy of the journal, and left out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import threading
 import zlib
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,10 +144,13 @@ class Journal:
     ----------
     path
         The file.
+    waiting
+        Entries that the disk has refused so far, the oldest first.
     """
 
     def __init__(self, path: Path, lock: FileLock) -> None:
         self.path = path
+        self.waiting: deque[Entry] = deque()
         self._lock = lock
         self._wake = threading.Event()
         self._closing = False
@@ -154,21 +159,34 @@ class Journal:
         self._thread.start()
 
     def append(self, entry: Entry) -> None:
-        """Append an entry; the disk stores it soon after.
+        """Append an entry after those that wait; the disk stores it soon after.
 
         Raises
         ------
         DiskError
-            If the disk is full, refuses the write, or failed to store an entry before this one.
+            If the disk is full or refuses the write, so that the entry waits, or failed to store one before this one.
         """
+        self.waiting.append(entry)
+        self.write_waiting()
         trouble, self._trouble = self._trouble, None
-        append_line(self.path, _line(entry))
-        self._wake.set()
         if trouble is not None:
             raise disk_error(trouble, self.path) from trouble
 
+    def write_waiting(self) -> None:
+        """Write the entries that wait.
+
+        Raises
+        ------
+        DiskError
+            If the disk still refuses; what is not written goes on waiting.
+        """
+        while self.waiting:
+            append_line(self.path, _line(self.waiting[0]))
+            self.waiting.popleft()
+            self._wake.set()
+
     def close(self) -> None:
-        """Have everything stored, and release the lock."""
+        """Have everything that is written stored, and release the lock."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -244,7 +262,7 @@ def _check_same(path: Path, recorded: Recorded, header: Header) -> None:
     """Refuse a journal of something else; corrected labels have the content that they were last saved with."""
     known = recorded.header
     contents = {known.content}
-    for entry in recorded.entries:
+    for entry in recorded.entries if known.kind == "edits" else ():  # an image is not changed by its annotation
         if entry.get("what") == "saving":
             contents.add(header.content)  # a crash may have left any part of it saved; strokes are laid over it again
         elif entry.get("what") == "saved":

@@ -221,7 +221,7 @@ class Panel:
         bench = self.bench
         actions: dict[str, Callable[[], Any]] = {
             "Alt-D": lambda: bench.toggle_done(bench.active()),
-            "Alt-F": lambda: bench.fill(bench.active()),
+            "Alt-F": self.annotate.fill,
             "Alt-S": self.annotate.save,
             "Alt-P": self.predict.predict_view,
             "Alt-N": self.predict.next_plane,

@@ -262,7 +262,7 @@ class PredictTab:
             self.advice.setText(f"Next: {listed or 'none'}. {advice}")
             self.panel.say(Message("Suggested planes to annotate; Alt+N goes there"))
 
-        self._begin(["plan", str(run), "--json"], end)
+        self._begin(prediction.plan_arguments(run), end)
         self.panel.say(Message("Looking for planes that would help most; this trains several times for a short while"))
 
     def next_plane(self) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "free_output",
     "model_folder",
     "next_planes",
+    "plan_arguments",
     "predicted_view",
     "stage_model",
     "view_arguments",
@@ -159,6 +160,11 @@ def free_output(image: Path, folder: Path) -> Path:
     while (path := folder / f"{stem}_predicted{number:02d}.ome.zarr").exists():
         number += 1
     return path
+
+
+def plan_arguments(run: Path) -> list[str]:
+    """Return the arguments of ``fewslice`` that say which planes to annotate next."""
+    return ["plan", str(run), "--json"]
 
 
 def next_planes(lines: Sequence[str]) -> tuple[list[NextPlane], str]:

@@ -187,18 +187,15 @@ class ProofreadTab:
             bench.proofread(layer)
         self.panel.say(Message("Counting objects…"))
 
+        counting = bench.begin_counting(layer)
+
         def end(found: dict[int, Object]) -> None:
-            if layer in bench.sessions:
-                bench.objects[layer] = found
-                if bench.session_of(layer).history != history:  # something was changed meanwhile
-                    del bench.objects[layer]
-                    bench.table(layer)
+            bench.end_counting(layer, counting, found)
+            if layer in bench.objects:
                 self.panel.say(Message(f"{len(bench.objects[layer])} objects in {layer.name}"))
                 self.refresh()
 
-        call = Call(bench.count(layer))
-        history = list(bench.session_of(layer).history)
-        self.panel.watch(call, end)
+        self.panel.watch(Call(counting.count), end)
 
     def refresh_layers(self) -> None:
         """Offer the layers that are open."""

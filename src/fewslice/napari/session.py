@@ -12,7 +12,8 @@ an OME-Zarr in place. Both are the same from then on:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ import numpy.typing as npt
 
 from fewslice import io
 from fewslice.annotation import AXIS_NAMES
-from fewslice.errors import FewsliceError, InputError
+from fewslice.errors import DiskError, FewsliceError, InputError
 from fewslice.geometry import Box
-from fewslice.napari.edits import EditedArray, Stroke, no_labels, runs_of, stroke_of_runs
+from fewslice.napari.edits import EditedArray, Stroke, merged, no_labels, runs_of, stroke_of_runs
 from fewslice.napari.journal import NAME, Header, Journal, open_journal, read_journal
 from fewslice.volume import Triple, Volume
 
@@ -73,6 +74,8 @@ class Session:
         Strokes that can be undone and done again, the latest last.
     notes
         What was said on opening.
+    on_change
+        Called with every change of the labels, one that is undone turned round, before it is journalled.
     """
 
     def __init__(
@@ -86,22 +89,56 @@ class Session:
         self.history: list[Step] = []
         self.undone: list[Step] = []
         self.notes: list[str] = []
+        self.on_change: Callable[[Stroke], None] = lambda stroke: None
         self._journal = journal
         self._last = 0
+        self._going_on = False
         self._closed = False
+        self._saving: Saving | None = None
+        self._writing = threading.Lock()
 
-    # ------------------------------------------------------------------------------------------------- strokes
+    @property
+    def unwritten(self) -> int:
+        """Number of changes that the disk refused; they are written as soon as it takes them."""
+        return len(self._journal.waiting)
 
-    def commit(self, by: str = "hand") -> Stroke | None:
-        """Put what was painted since the last call into history and journal, as one stroke; None if nothing was.
+    def write_unwritten(self) -> None:
+        """Write the changes that the disk refused.
 
         Raises
         ------
         DiskError
-            If the journal could not be written; the stroke stays on the labels and in the history.
+            If it still does.
+        """
+        self._journal.write_waiting()
+
+    # ------------------------------------------------------------------------------------------------- strokes
+
+    def commit(self, by: str = "hand", *, ended: bool = True) -> Stroke | None:
+        """Put what was painted since the last call into history and journal; return it, or None if nothing was.
+
+        Parameters
+        ----------
+        by
+            What painted it.
+        ended
+            False for a stroke that is still being drawn: what the next call finds is part of it, and one undo takes all
+            of it back.
+
+        Raises
+        ------
+        DiskError
+            If the journal could not be written; the stroke stays on the labels and in the history, and waits.
         """
         stroke = self.labels.take_stroke()
-        if stroke is not None:
+        going_on, self._going_on = self._going_on, not ended and (self._going_on or stroke is not None)
+        if stroke is not None and going_on:
+            step = self._extend(stroke)
+            self.on_change(stroke)
+            self._journal.append(
+                {"what": "stroke", "id": step.id, "by": step.by, "runs": runs_of(stroke), "continues": True}
+            )
+        elif stroke is not None:
             self._record(stroke, by)
         return stroke
 
@@ -119,6 +156,7 @@ class Session:
         step = self.history.pop()
         self.undone.append(step)
         self.labels.put(step.stroke.indices, step.stroke.old)
+        self.on_change(Stroke(step.stroke.indices, step.stroke.new, step.stroke.old))
         self._journal.append({"what": "undo", "id": step.id})
         return step.stroke
 
@@ -130,13 +168,22 @@ class Session:
         step = self.undone.pop()
         self.history.append(step)
         self.labels.put(step.stroke.indices, step.stroke.new)
+        self.on_change(step.stroke)
         self._journal.append({"what": "redo", "id": step.id})
         return step.stroke
+
+    def _extend(self, stroke: Stroke) -> Step:
+        """Add to the last stroke."""
+        last = self.history[-1]
+        nothing = Stroke(stroke.indices[:0], stroke.old[:0], stroke.new[:0])
+        self.history[-1] = Step(last.id, last.by, merged([last.stroke, stroke]) or nothing)
+        return self.history[-1]
 
     def _record(self, stroke: Stroke, by: str) -> None:
         self._last += 1
         self.history.append(Step(self._last, by, stroke))
         self.undone.clear()
+        self.on_change(stroke)
         self._journal.append({"what": "stroke", "id": self._last, "by": by, "runs": runs_of(stroke)})
 
     # -------------------------------------------------------------------------------------------------- planes
@@ -184,11 +231,22 @@ class Session:
     # -------------------------------------------------------------------------------------------------- saving
 
     def begin_saving(self) -> Saving:
-        """Note in the journal that labels are about to be saved, and return what is to be written."""
+        """Note in the journal that labels are about to be saved, and return what is to be written.
+
+        Raises
+        ------
+        InputError
+            If they are being saved already, until :meth:`end_saving`.
+        DiskError
+            If the journal could not be written.
+        """
+        if self._saving is not None:
+            raise InputError(f"the labels in {self.folder} are being saved already; wait until that has ended")
         self.commit()
         self._journal.append({"what": "saving"})
         keys, self.labels.unsaved = frozenset(self.labels.unsaved), set()
-        return Saving(self.labels.snapshot(), keys)
+        self._saving = Saving(self.labels.snapshot(), keys)
+        return self._saving
 
     def carry_out(self, saving: Saving) -> tuple[Path, str]:
         """Write; may run in a thread of its own.
@@ -205,7 +263,15 @@ class Session:
         ------
         DiskError
             If the disk refuses the write. Nothing is lost: all of it is in the journal.
+        InputError
+            If the session was closed before this began.
         """
+        with self._writing:
+            if self._closed:
+                raise InputError(f"{self.folder} was closed before its labels were saved; open it again and save")
+            return self._write(saving)
+
+    def _write(self, saving: Saving) -> tuple[Path, str]:
         if self.target is None:
             path = self.folder / LABELS
             io.save_labels(path, saving.labels.volume(), voxel_size_um=self.voxel_size_um, overwrite=True)
@@ -218,6 +284,9 @@ class Session:
 
     def end_saving(self, saving: Saving, content: str | None) -> None:
         """Note how saving ended: the `content` that was written, or None if it failed."""
+        self._saving = None
+        if self._closed:  # the journal is somebody else's by now; without this note it is replayed over what was saved
+            return
         if content is None:
             self.labels.unsaved |= saving.keys
         else:
@@ -235,13 +304,31 @@ class Session:
         return path
 
     def close(self) -> None:
-        """Have the journal stored and let others open the folder."""
-        if not self._closed:
+        """Have the journal stored and let others open the folder; waits for labels that are being written.
+
+        Raises
+        ------
+        DiskError
+            If the disk refuses changes: the session stays open, so that they can be written later.
+        """
+        if self._closed:
+            return
+        try:
+            self.commit()
+            self.write_unwritten()
+        except DiskError as error:
+            if self.unwritten:
+                raise DiskError(
+                    f"{self.folder} stays open, as {self.unwritten} changes in it are not on disk: {error}"
+                ) from error
+            self._end()
+            raise
+        self._end()
+
+    def _end(self) -> None:
+        with self._writing:
             self._closed = True
-            try:
-                self.commit()
-            finally:
-                self._journal.close()
+        self._journal.close()
 
     # ------------------------------------------------------------------------------------------------ restoring
 
@@ -264,6 +351,12 @@ class Session:
         what = entry["what"]
         if what == "stroke":
             stroke = stroke_of_runs(entry["runs"], self.labels.size, self.labels.dtype)
+            if entry.get("continues"):
+                if not self.history or self.history[-1].id != int(entry["id"]):
+                    raise ValueError("a stroke goes on that is not the last one")
+                steps[self.history[-1].id] = self._extend(stroke)
+                self.labels.put(stroke.indices, stroke.new)
+                return
             step = Step(int(entry["id"]), str(entry["by"]), stroke)
             steps[step.id] = step
             self.labels.put(stroke.indices, stroke.new)

@@ -329,7 +329,7 @@ class TrainTab:
         run = running.place / "RUN"
         if done.exit_code == 0:
             self.bar.setValue(self.bar.maximum())
-            self.status.setText(f"Trained. {self._dice()}")
+            self.status.setText(f"Trained. {self._score()}")
             self.panel.predict.run.setText(str(run))
             self.panel.say(Message(f"Trained {run}; predict with it in the tab Predict"))
             if self.preview.isChecked():
@@ -372,13 +372,16 @@ class TrainTab:
         if self.state.seconds_left:
             left = self.state.seconds_left
             parts.append(f"{left:.0f} s left in it" if left < 90 else f"{left / 60:.0f} min left in it")
-        self.status.setText(", ".join(parts) + ". " + self._dice())
+        self.status.setText(", ".join(parts) + ". " + self._score())
         if self.state.notes:
             self.status.setToolTip("\n".join(self.state.notes))
         self.draw()
 
-    def _dice(self) -> str:
-        return "" if self.state.dice is None else f"Dice {self.state.dice:.3f} on held-out annotation."
+    def _score(self) -> str:
+        if self.state.score is None:
+            return ""
+        name, value = self.state.score
+        return f"{name} {value:.3f} on what is held out."
 
     def _buttons(self) -> None:
         busy = self.running is not None or self._preparing

@@ -21,6 +21,7 @@ from fewslice.errors import InputError
 from fewslice.files import write_json
 from fewslice.napari.layers import ImageSource
 from fewslice.napari.session import plane_specs
+from fewslice.training.events import loss_of, score_of
 from fewslice.volume import Volume
 
 __all__ = [
@@ -164,8 +165,8 @@ class State:
         The current one, and the steps done in it.
     losses
         (steps done over all stages, loss), oldest first.
-    dice
-        The last one on held-out annotation.
+    score
+        Name and value of the last one that the model was judged by.
     seconds_left
         Of the current stage.
     notes
@@ -177,7 +178,7 @@ class State:
     stage: str = ""
     step: int = 0
     losses: tuple[tuple[int, float], ...] = ()
-    dice: float | None = None
+    score: tuple[str, float] | None = None
     seconds_left: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -204,11 +205,11 @@ def advanced(state: State, event: Mapping[str, Any]) -> State:
     if kind == "stage" and event.get("state") == "finished":
         return replace(state, finished=(*(s for s in state.finished if s != stage), stage), seconds_left=0.0)
     if kind == "step":
-        loss = float(event["loss"]["total"])
-        losses = (*state.losses, (_before(state) + step, loss)) if math.isfinite(loss) else state.losses
-        return replace(state, losses=losses, seconds_left=float(event["seconds_left"]))
+        loss = loss_of(event)
+        found = () if loss is None or not math.isfinite(loss) else ((_before(state) + step, loss),)
+        return replace(state, losses=(*state.losses, *found), seconds_left=float(event["seconds_left"]))
     if kind == "validation":
-        return replace(state, dice=float(event["dice"]))
+        return replace(state, score=score_of(event) or state.score)
     return state
 
 

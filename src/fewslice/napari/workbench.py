@@ -6,7 +6,8 @@ Every action checks what it is given and raises :class:`~fewslice.errors.Fewslic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewslice.errors import FewsliceError, InputError
+from fewslice.errors import DiskError, FewsliceError, InputError
 from fewslice.geometry import Box
 from fewslice.napari import proofreading
-from fewslice.napari.edits import Stroke
-from fewslice.napari.filling import fill_between
+from fewslice.napari.edits import EditedArray, Stroke
+from fewslice.napari.filling import Filled, gap_of, stroke_of
 from fewslice.napari.layers import (
     KEY,
     ImageSource,
@@ -32,7 +33,7 @@ from fewslice.napari.layers import (
 from fewslice.napari.proofreading import Object
 from fewslice.napari.session import Session, open_annotation, open_edits
 
-__all__ = ["Message", "Workbench"]
+__all__ = ["Counting", "Message", "Workbench"]
 
 SEEDS = "fewslice seeds"
 CUT = "fewslice cut"
@@ -45,6 +46,26 @@ class Message:
 
     text: str
     problem: bool = False
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Objects of a layer that are being counted, and what was changed since that began.
+
+    Attributes
+    ----------
+    labels
+        The labels as they were.
+    changes
+        Strokes made since.
+    """
+
+    labels: EditedArray
+    changes: list[Stroke] = field(default_factory=list)
+
+    def count(self) -> dict[int, Object]:
+        """Count; may run in a thread."""
+        return proofreading.measure(self.labels)
 
 
 @dataclass
@@ -74,6 +95,8 @@ class Workbench:
     objects: dict[Any, dict[int, Object]] = field(default_factory=dict)
     chosen: dict[Any, set[int]] = field(default_factory=dict)
     _painted: set[Any] = field(default_factory=set)
+    _counting: dict[Any, Counting] = field(default_factory=dict)
+    _unclosed: list[Session] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Close the session of a layer that is deleted."""
@@ -173,13 +196,14 @@ class Workbench:
         raise InputError("several layers are being edited; select one of them in the layer list")
 
     def close(self) -> None:
-        """Close all sessions; everything is on disk."""
+        """Close all sessions; what the disk refused is said, and those sessions stay open."""
         for layer in list(self.sessions):
-            self._forget(layer).close()
+            self._close(self._forget(layer))
 
     def _bind(self, layer: Any, session: Session) -> None:
         """Have every stroke on a layer go to its session."""
         self.sessions[layer] = session
+        session.on_change = partial(self._follow, layer)
         layer.events.paint.connect(lambda event: self._on_paint(layer))
         layer.bind_key("Control-Z", self.guarded(lambda _: self.undo(layer)), overwrite=True)
         layer.bind_key("Control-Shift-Z", self.guarded(lambda _: self.redo(layer)), overwrite=True)
@@ -196,41 +220,60 @@ class Workbench:
     def _on_removed(self, layer: Any) -> None:
         if layer in self.sessions:
             session = self._forget(layer)
-            session.close()
-            self.say(Message(f"{layer.name} was deleted from the window; all of it is kept in {session.folder}"))
+            if self._close(session):
+                self.say(Message(f"{layer.name} was deleted from the window; all of it is kept in {session.folder}"))
             self.changed()
 
     def _forget(self, layer: Any) -> Session:
         self.objects.pop(layer, None)
         self.chosen.pop(layer, None)
+        self._counting.pop(layer, None)
         return self.sessions.pop(layer)
+
+    def _close(self, session: Session) -> bool:
+        """Close a session; one whose changes the disk refuses is kept, and :meth:`tick` tries again."""
+        try:
+            session.close()
+        except DiskError as error:
+            self.say(Message(str(error), problem=True))
+            if session.unwritten:
+                self._unclosed.append(session)
+            return False
+        return True
 
     # ----------------------------------------------------------------------------------------------- annotating
 
-    def commit(self, layer: Any) -> None:
-        """Journal what was painted on a layer since the last call."""
+    def commit(self, layer: Any, *, ended: bool = True) -> None:
+        """Journal what was painted on a layer since the last call, of a stroke that has not `ended` the part so far."""
         session = self.sessions.get(layer)
         if session is None:
             return
-        stroke = self.guarded(session.commit)()
-        if stroke is not None:
-            self._count(layer, stroke)
+        if self.guarded(session.commit)(ended=ended) is not None:
             self.changed()
-
-    def commit_all(self) -> None:
-        """Journal what was painted in any way, on all layers."""
-        for layer in list(self.sessions):
-            self.commit(layer)
 
     def tick(self) -> None:
         """Journal strokes that have ended, and what was written otherwise and a while ago; called ten times a second.
 
-        A brush that is still being drawn is left alone for as long as it moves, so that one stroke is one to undo.
+        Of a brush that is still being drawn the part so far is journalled once a second; it stays one stroke to undo.
+        What the disk has refused is tried again.
         """
+        self._write_unwritten()
         painted, self._painted = self._painted, set()
         for layer, session in list(self.sessions.items()):
             if layer in painted or session.labels.idle_seconds() > _IDLE_SECONDS:
                 self.commit(layer)
+            elif session.labels.waiting_seconds() > _IDLE_SECONDS:
+                self.commit(layer, ended=False)
+
+    def _write_unwritten(self) -> None:
+        for session in [*self.sessions.values(), *self._unclosed]:
+            if session.unwritten:
+                with suppress(DiskError):  # which was said when it came up
+                    session.write_unwritten()
+                    self.say(Message(f"All changes in {session.folder} are on disk again"))
+        for session in [s for s in self._unclosed if not s.unwritten]:
+            self._unclosed.remove(session)
+            self._close(session)
 
     def _on_paint(self, layer: Any) -> None:
         """Journal a stroke at its end.
@@ -242,33 +285,43 @@ class Workbench:
 
     def undo(self, layer: Any) -> None:
         """Take the last stroke on a layer back."""
+        session = self.session_of(layer)
         self.commit(layer)
-        stroke = self.session_of(layer).undo()
-        if stroke is None:
-            raise InputError("there is nothing to undo")
-        self._count(layer, Stroke(stroke.indices, stroke.new, stroke.old))
-        self._show(layer)
+        with self._shown(layer):
+            if session.undo() is None:
+                raise InputError("there is nothing to undo")
 
     def redo(self, layer: Any) -> None:
         """Do the stroke on a layer that was undone last again."""
+        session = self.session_of(layer)
         self.commit(layer)
-        stroke = self.session_of(layer).redo()
-        if stroke is None:
-            raise InputError("there is nothing to do again")
-        self._count(layer, stroke)
-        self._show(layer)
+        with self._shown(layer):
+            if session.redo() is None:
+                raise InputError("there is nothing to do again")
 
     def toggle_done(self, layer: Any) -> None:
         """Mark the plane that is shown as done, or take the mark back."""
         session = self.session_of(layer)
         axis, index = displayed_plane(layer, self.viewer.dims)
-        session.mark(axis, index, done=not session.is_done(axis, index))
-        self._show(layer)
+        with self._shown(layer):
+            session.mark(axis, index, done=not session.is_done(axis, index))
 
-    def fill(self, layer: Any) -> None:
-        """Fill the planes between the done ones around the plane that is shown."""
-        session = self.session_of(layer)
-        stroke = fill_between(session, *displayed_plane(layer, self.viewer.dims))
+    def filling(self, layer: Any) -> Callable[[], Filled]:
+        """Return the function that fills the planes between the done ones around the shown one, to call in a thread.
+
+        Raises
+        ------
+        InputError
+            As :func:`~fewslice.napari.filling.gap_of`.
+        """
+        return gap_of(self.session_of(layer), *displayed_plane(layer, self.viewer.dims)).interpolated
+
+    def fill(self, layer: Any, filled: Filled) -> None:
+        """Put on a layer what :meth:`filling` has made, where it is still free; nothing if the layer was deleted."""
+        if layer not in self.sessions:
+            return
+        self.commit(layer)
+        stroke = stroke_of(self.session_of(layer), filled)
         self._apply(layer, stroke, "fill")
         self.say(Message(f"{stroke.size} voxels were filled in; correct them, then mark the planes that are right"))
 
@@ -286,18 +339,35 @@ class Workbench:
 
     # --------------------------------------------------------------------------------------------- proofreading
 
-    def count(self, layer: Any) -> Callable[[], dict[int, Object]]:
-        """Return the function that counts the objects of a layer, to be called in a thread."""
-        session = self.session_of(layer)
-        session.commit()
-        return partial(proofreading.measure, session.labels.snapshot())
+    def begin_counting(self, layer: Any) -> Counting:
+        """Return what counts the objects of a layer, in a thread; hand it to :meth:`end_counting` then."""
+        self.commit(layer)
+        self._counting[layer] = Counting(self.session_of(layer).labels.snapshot())
+        return self._counting[layer]
+
+    def end_counting(self, layer: Any, counting: Counting, found: dict[int, Object]) -> None:
+        """Keep the objects that were counted, with what was changed meanwhile; not if a later count has begun."""
+        if self._counting.get(layer) is not counting:
+            return
+        del self._counting[layer]
+        for stroke in counting.changes:
+            found = proofreading.updated(found, stroke, layer.data.shape)
+        self.objects[layer] = found
 
     def table(self, layer: Any) -> dict[int, Object]:
-        """Return the table of objects of a layer, counted now if it was not yet."""
-        session = self.session_of(layer)
+        """Return the table of objects of a layer.
+
+        Raises
+        ------
+        InputError
+            If they are not counted yet.
+        """
+        self.session_of(layer)
         self.commit(layer)
+        if layer in self._counting and layer not in self.objects:
+            raise InputError(f"the objects of {layer.name} are being counted; wait until that has ended")
         if layer not in self.objects:
-            self.objects[layer] = proofreading.measure(session.labels)
+            raise InputError(f"count the objects of {layer.name} first: Begin or continue in the tab Proofread")
         return self.objects[layer]
 
     def merge(self, layer: Any) -> None:
@@ -444,14 +514,25 @@ class Workbench:
         raise InputError(f"the image under {layer.name} is not open; open it again{trouble}")
 
     def _apply(self, layer: Any, stroke: Stroke, by: str) -> None:
+        session = self.session_of(layer)
         self.commit(layer)
-        self.session_of(layer).apply(stroke, by)
-        self._count(layer, stroke)
-        self._show(layer)
+        with self._shown(layer):
+            session.apply(stroke, by)
 
-    def _count(self, layer: Any, stroke: Stroke) -> None:
+    def _follow(self, layer: Any, stroke: Stroke) -> None:
+        """Keep the table of objects up to date; a count under way gets the stroke when it has ended."""
+        if layer in self._counting:
+            self._counting[layer].changes.append(stroke)
         if layer in self.objects:
             self.objects[layer] = proofreading.updated(self.objects[layer], stroke, layer.data.shape)
+
+    @contextmanager
+    def _shown(self, layer: Any) -> Iterator[None]:
+        """Show a layer as it is after a change, also if the disk refused that."""
+        try:
+            yield
+        finally:
+            self._show(layer)
 
     def _show(self, layer: Any) -> None:
         """Draw a layer anew, and keep what is known of it in its metadata."""

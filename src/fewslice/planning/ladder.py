@@ -1,14 +1,16 @@
 """Which annotated planes train and which judge: folds, and within each fold nested subsets of ever more planes.
 
 1. :func:`annotated_planes` lists the planes, and what they can be used for.
-2. :func:`build_ladder` deals those with foreground out to folds. A fold holds its own planes out; planes nearer to them
-   than a gap are not used in it, since a neighbouring plane is nearly a copy. The others train, in an order in which
-   every beginning is spread over the volume, so that fewer planes are a subset of more.
+2. :func:`build_ladder` deals those with foreground out to folds, one by one, or in contiguous slabs where planes are
+   dense. A fold holds its own planes out; planes nearer to them than a gap are not used in it, since a neighbouring
+   plane is nearly a copy. The others train, in an order in which every beginning is spread over the volume, so that
+   fewer planes are a subset of more.
 3. :func:`cross_fitted_dice` turns counts of voxels into Dice, each fold at the threshold that is best for the others.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,8 @@ GAP = 3
 FEWEST_PLANES = 4
 _MOST_FOLDS = 4
 _RUNGS = 4
+_KEEP_AT_LEAST = 0.5
+"""Share of the planes that every fold should train on; where single planes held out leave fewer, slabs are."""
 _SUBSTANTIAL = 0.1
 """A plane with fewer annotated voxels than this share of the fullest one is not counted."""
 
@@ -112,11 +116,11 @@ def build_ladder(planes: Sequence[Plane], generator: np.random.Generator, *, gap
             every, reason=f"only {_count(len(judges))} annotated with foreground and it takes {FEWEST_PLANES}"
         )
     count = min(_MOST_FOLDS, len(judges))
-    folds = []
-    for number in range(count):
-        held = tuple(judges[number::count])
-        left = [p for p in every if not any(_distance(p, other) < gap for other in held)]
-        folds.append(Fold(held, tuple(spread_order(left, generator))))
+    dealt = [[judges[number::count] for number in range(count)], _slabs(judges, count)]
+    kept = [[(held, _apart(every, held, gap)) for held in way] for way in dealt]
+    fewest = [min(len(left) for _, left in way) for way in kept]
+    chosen = kept[0] if fewest[0] >= min(fewest[1], _KEEP_AT_LEAST * len(every)) else kept[1]
+    folds = [Fold(tuple(held), tuple(spread_order(left, generator))) for held, left in chosen]
     most = min(len(fold.training) for fold in folds)
     sizes = tuple(sorted({max(1, round(most / 2**rung)) for rung in range(_RUNGS)}))
     if len(sizes) < 3:
@@ -128,8 +132,17 @@ def _count(planes: int) -> str:
     return "1 plane is" if planes == 1 else f"{planes} planes are"
 
 
-def _distance(a: Plane, b: Plane) -> float:
-    return abs(a.index - b.index) if a.sample == b.sample else np.inf
+def _slabs(planes: Sequence[Plane], count: int) -> list[list[Plane]]:
+    """Cut planes into `count` runs of neighbours, of as many planes each as can be."""
+    order = sorted(planes, key=lambda plane: (plane.sample, plane.index))
+    ends = [round(len(order) * number / count) for number in range(count + 1)]
+    return [order[low:high] for low, high in itertools.pairwise(ends)]
+
+
+def _apart(planes: Sequence[Plane], held: Sequence[Plane], gap: int) -> list[Plane]:
+    """Choose the planes that are at least `gap` from all that are held out."""
+    near = {(h.sample, h.index + offset) for h in held for offset in range(1 - gap, gap)}
+    return [plane for plane in planes if (plane.sample, plane.index) not in near]
 
 
 def spread_order(planes: Sequence[Plane], generator: np.random.Generator) -> list[Plane]:
@@ -141,11 +154,16 @@ def spread_order(planes: Sequence[Plane], generator: np.random.Generator) -> lis
     starts = [plane for plane in planes if plane.has_foreground and plane.has_background]
     if not starts:
         return []
-    order = [starts[int(generator.integers(len(starts)))]]
-    left = [plane for plane in planes if plane != order[0]]
-    while left:
-        nearest = [min(_distance(plane, other) for other in order) for plane in left]
-        order.append(left.pop(int(np.argmax(nearest))))
+    sample, index = (np.array([getattr(plane, name) for plane in planes]) for name in ("sample", "index"))
+    nearest = np.full(len(planes), np.inf)  # distance to the nearest plane taken so far; -1: taken itself
+    taken = planes.index(starts[int(generator.integers(len(starts)))])
+    order: list[Plane] = []
+    while len(order) < len(planes):
+        order.append(planes[taken])
+        away = np.where(sample == sample[taken], np.abs(index - index[taken]), np.inf)
+        nearest = np.minimum(nearest, away)
+        nearest[taken] = -1
+        taken = int(np.argmax(nearest))
     return order
 
 

@@ -93,7 +93,7 @@ def cheap_settings(experiment: Experiment, samples: Sequence[Sample], run: RunFo
     parts = [config, *(getattr(config, name) for name in type(config).model_fields)]
     planar = next((p for p in parts if isinstance(p, SegmentationConfig) and dims_of(p) == 2), slices_2d.Config())
     task = task_of(samples, run)
-    planar = resolved(planar, task)
+    planar = resolved(planar, task).model_copy(update={"outputs": "foreground"})
     assert planar.patch is not None and planar.batch_size is not None
     divisor = [int(d) for d in build_network(planar.network, 1, 2).divisor]  # type: ignore[union-attr]
     divisor.insert(task.plane_axis(), divisor.pop(0))

@@ -307,7 +307,7 @@ def _prediction(
             continue
         same = (found.attributes.get("model_hash"), found.attributes.get("image_hash")) == (identity, wanted)
         if same and found.shape == image.shape and Record(store / ".fewslice", "").finished:
-            return found
+            return _of_classes(found)
     target = run.path / "plan" / "predicted" / f"{wanted[:12]}_{identity[:12]}.ome.zarr"
     target.parent.mkdir(parents=True, exist_ok=True)
 
@@ -318,7 +318,13 @@ def _prediction(
     made = predict_volume(model, image, target, model_id=identity, device=device, pyramids=False, progress=tell)
     if made.outcome.failed:
         raise InputError(f"{image.source} cannot be predicted: {made.outcome.failed[0][1]}; mend the image")
-    return io.open_volume(target)
+    return _of_classes(io.open_volume(target))
+
+
+def _of_classes(predicted: Volume) -> Volume:
+    """Leave out what a model says of objects beside the classes' outputs."""
+    outputs = predicted.attributes["outputs"]
+    return predicted.with_channels([i for i, o in enumerate(outputs) if o["kind"] not in ("boundary", "distance")])
 
 
 # ------------------------------------------------------------------------------------------------------------ advice

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from fewslice.prediction.blockwise import Prediction, predict_volume
-from fewslice.prediction.whole import predict_whole, segment_probabilities
+from fewslice.prediction.whole import predict_whole
 
-__all__ = ["Prediction", "predict_volume", "predict_whole", "segment_probabilities"]
+__all__ = ["Prediction", "predict_volume", "predict_whole"]

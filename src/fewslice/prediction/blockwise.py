@@ -307,4 +307,6 @@ def _signal(model: Model) -> tuple[float, ...]:
 def contents(image: Volume, model: Model, cut: Cut) -> Contents:
     """Say what the store of a prediction holds."""
     names = tuple(output.name for output in model.outputs)
-    return Contents(image.shape, names, image.voxel_size_um, cut.chunk, cut.shard, segmented=not model.contours)
+    return Contents(
+        image.shape, names, image.voxel_size_um, cut.chunk, cut.shard, image.origin_um, segmented=not model.contours
+    )

@@ -16,10 +16,11 @@ from fewslice.blocks.job import BlockFailure, Note, Work
 from fewslice.errors import InputError
 from fewslice.geometry import Block, Shape
 from fewslice.model import Model
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.morphology.proposals import Proposals, none
 from fewslice.prediction.proposals import folder_of, owned, write_block
 from fewslice.prediction.resampling import Resampling
-from fewslice.prediction.whole import quantised, segment_probabilities
+from fewslice.prediction.whole import quantised
 from fewslice.volume import Volume
 
 __all__ = ["Elsewhere", "PredictBlocks", "Settings", "is_empty", "predict_work"]
@@ -128,7 +129,7 @@ def predict_work(model: Model, image: Volume, settings: Settings) -> Work:
         stored, found = (nothing, None) if result is None else result
         sums = {"0": probabilities.write(block.write, stored)}
         if segmentation is not None:
-            classes = segment_probabilities(stored, settings.threshold)
+            classes = segment_probabilities(stored[: model.classes], settings.threshold)
             sums["labels/segmentation/0"] = segmentation.write(block.write, classes)
         if model.contours:
             write_block(

@@ -8,11 +8,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,19 +17,20 @@ from fewslice.blocks.outputs import create_store
 from fewslice.blocks.preflight import (
     Estimate,
     check_fits,
-    existing_parent,
     free_disk,
     free_memory,
     peak_memory,
     probe,
     probed_blocks,
+    read_voxels,
     return_freed_memory,
+    scratch_beside,
+    shared_by,
 )
-from fewslice.files import disk_error
 from fewslice.formats._reduce import level_factors
 from fewslice.geometry import Box, Shape
 from fewslice.model import Model
-from fewslice.prediction.blockwise import Cut, contents, cut_volume
+from fewslice.prediction.blockwise import contents, cut_volume
 from fewslice.prediction.job import Settings, predict_work
 from fewslice.volume import Volume
 
@@ -108,12 +104,11 @@ def estimate_prediction(
     memory = int(here[0] + here[1] * largest * scale) + buffers
     gpu = None if on_gpu is None else int(on_gpu * largest * scale)
     check_fits(estimate(memory, gpu, 0.0, 0), smaller)
-    with _scratch(output) as scratch:
+    with scratch_beside(output) as scratch:
         settings = Settings(scratch / "OUT.ome.zarr", model.threshold, cut.halo, factor)
         create_store(settings.output, contents(image, model, cut), {})
         found = probe(Opened(predict_work(model, image, settings)), blocks, scratch)
-    shared = max(1, min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers))
-    seconds = found.seconds_per_voxel * _read_voxels(cut) / shared
+    seconds = found.seconds_per_voxel * read_voxels(cut.grid) / shared_by(workers)
     disk = int(found.bytes_per_voxel * math.prod(image.shape) * _with_pyramid(image))
     measured = estimate(max(memory, found.memory_bytes), gpu, seconds, disk)
     check_fits(measured, smaller)
@@ -145,26 +140,5 @@ def _middle(shape: Shape, voxels: int, divisor: Shape) -> Box:
     return Box(start, tuple(s + e for s, e in zip(start, extent, strict=True)))
 
 
-def _read_voxels(cut: Cut) -> int:
-    """Sum what all blocks read; the axes are independent, so that a terabyte takes no time."""
-    total = 1
-    for axis, count in enumerate(cut.grid.counts):
-        total *= sum(cut.grid.at(tuple(i * (a == axis) for a in range(3))).read.shape[axis] for i in range(count))
-    return total
-
-
 def _with_pyramid(image: Volume) -> float:
     return sum(1 / math.prod(f) for f in level_factors(image.shape, image.voxel_size_um))
-
-
-@contextmanager
-def _scratch(output: Path) -> Iterator[Path]:
-    parent = existing_parent(output)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".fewslice-probe-", dir=parent))
-    except OSError as error:
-        raise disk_error(error, parent) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

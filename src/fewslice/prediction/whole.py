@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewslice.model import Model, segment_probabilities
+from fewslice.model import Model
 
-__all__ = ["predict_whole", "quantised", "segment_probabilities"]
+__all__ = ["predict_whole", "quantised"]
 
 
 def predict_whole(

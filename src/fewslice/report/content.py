@@ -3,7 +3,9 @@
 1. :func:`read_run` – one run folder: the request, the samples, the stages with their curves, versions.
 2. :func:`collect` – the predictions that the runs list (or those that are asked for), grouped by image into cases, each
    prediction an arm with its last evaluation.
-3. :func:`open_case` – image, truth and segmentations of a case, opened when it is their turn to be drawn.
+3. What ``segment``, ``measure`` and ``evaluate --instances`` left of each prediction goes with its arm
+   (:mod:`fewslice.report.objects`).
+4. :func:`open_case` – image, truth and segmentations of a case, opened when it is their turn to be drawn.
 
 A file that is gone or cannot be read becomes a sentence in ``problems``, never the end of the report.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,9 @@ from fewslice import io
 from fewslice.annotation import Annotation, from_labels
 from fewslice.errors import FewsliceError, InputError
 from fewslice.evaluation import Segmentation, open_segmentation
+from fewslice.geometry import Box
+from fewslice.report.objects import Objects, read_objects
+from fewslice.report.planes import across
 from fewslice.training.run_folder import read_lines
 from fewslice.volume import Volume
 
@@ -43,6 +48,8 @@ __all__ = [
 ]
 
 _MOST_TRUTH_VOXELS = 1 << 30
+_MEASURES = (("kernel_distance", "distance to real", True), ("dice", "Dice", False), ("f1", "F1", False))
+"""Key in the log, what the report calls it, whether lower is better; the first that a stage logs is shown."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,13 @@ class StageSummary:
     loss
         Term → (step, value).
     validation
-        (step, score); empty where nothing was held out.
+        (step, value of `measure`); empty where nothing was held out.
+    measure
+        What validation measures, such as ``Dice``.
+    lower_is_better
+        Of that measure.
+    figures
+        All that each validation found, by step.
     """
 
     name: str
@@ -68,6 +81,20 @@ class StageSummary:
     seconds: float
     loss: dict[str, list[tuple[int, float]]]
     validation: list[tuple[int, float]]
+    measure: str = "Dice"
+    lower_is_better: bool = False
+    figures: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and value of the validation with the best score, whose weights were taken."""
+        sign = -1 if self.lower_is_better else 1
+
+        def score(point: tuple[int, float]) -> float:
+            found = self.figures.get(point[0], {}).get("score")
+            return float(found) if isinstance(found, (int, float)) else sign * point[1]
+
+        return max(self.validation, key=score, default=None)
 
 
 @dataclass(frozen=True)
@@ -157,14 +184,18 @@ class Arm:
         ``OUT.ome.zarr``.
     run
         The run that made it, if the report was given that run.
-    evaluation
-        The last evaluation: its options and ``scores``; None when there is none.
+    evaluation, instance_evaluation
+        The last evaluation of voxels, and of objects: its options and ``scores``; None when there is none.
+    objects
+        What was segmented and measured; None when nothing was.
     """
 
     name: str
     prediction: Path
     run: Run | None
     evaluation: dict[str, Any] | None
+    instance_evaluation: dict[str, Any] | None = None
+    objects: Objects | None = None
 
     @property
     def scores(self) -> dict[str, Any] | None:
@@ -239,19 +270,18 @@ class OpenCase:
     voxel_size_um: tuple[float, float, float] | None
     problems: tuple[str, ...]
 
-    def classes(self, arm: int, z: slice, step: int = 1) -> NDArray[np.uint8]:
-        """Read planes of an arm's segmentation, numbered like the truth's classes.
+    def classes(self, arm: int, box: Box) -> NDArray[np.uint8]:
+        """Read a box of an arm's segmentation, numbered like the truth's classes.
 
         Returns
         -------
         ndarray
-            (z, y, x) uint8, every `step`-th row and column.
+            (z, y, x) uint8.
         """
         segmentation = self.segmentations[arm]
         if segmentation is None:
             raise InputError(f"{self.case.arms[arm].prediction} could not be opened")
-        labels = segmentation.labels.array[(slice(0, 1), z, slice(None), slice(None))][0]
-        labels = labels[:, step // 2 :: step, step // 2 :: step]
+        labels = segmentation.labels.read(box)[0]
         own = segmentation.class_values
         if own is None or len(self.class_values) <= 1:
             foreground: NDArray[np.uint8] = (labels > 0).astype(np.uint8)
@@ -262,13 +292,22 @@ class OpenCase:
         classes: NDArray[np.uint8] = lookup[np.minimum(labels, 255)]
         return classes
 
-    def truth_plane(self, z: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
-        """Return (y, x) classes and where they are known, or None on a plane without truth."""
-        if self.truth is None or not self.truth.annotated[z].any():
+    def plane(self, axis: int, at: int) -> Box:
+        """Return the plane at a position along an axis (0, 1, 2 for z, y, x)."""
+        assert self.shape is not None
+        start, stop = [0, 0, 0], list(self.shape)
+        start[axis], stop[axis] = at, at + 1
+        return Box(tuple(start), tuple(stop))
+
+    def truth_plane(self, axis: int, at: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
+        """Return classes of a plane and where they are known, both (row, column); None on a plane without truth."""
+        if self.truth is None:
             return None
-        one = slice(z, z + 1)
-        plane = replace(self.truth, labels=self.truth.labels[one], annotated=self.truth.annotated[one])
-        return plane.classes[0], plane.annotated[0]
+        part = self.plane(axis, at).slices
+        if not self.truth.annotated[part].any():
+            return None
+        plane = replace(self.truth, labels=self.truth.labels[part], annotated=self.truth.annotated[part])
+        return across(plane.classes, axis), across(plane.annotated, axis)
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -341,19 +380,20 @@ def _stages(events: Sequence[dict[str, Any]]) -> tuple[StageSummary, ...]:
     for name in names:
         own = [e for e in events if e.get("stage") == name]
         steps = {int(e["step"]): e for e in own if e.get("event") == "step"}
-        scores: dict[int, float] = {}
-        for event in own:
-            score = event.get("dice", event.get("score"))
-            if event.get("event") == "validation" and isinstance(score, (int, float)):
-                scores[int(event["step"])] = float(score)
+        figures = {int(e["step"]): e for e in own if e.get("event") == "validation"}
+        key, measure, lower = next(
+            (known for known in _MEASURES if any(known[0] in found for found in figures.values())),
+            ("score", "score", False),
+        )
+        scores = {step: float(f[key]) for step, f in figures.items() if isinstance(f.get(key), (int, float))}
         loss: dict[str, list[tuple[int, float]]] = {}
         for step in sorted(steps):
             for term, value in steps[step].get("loss", {}).items():
                 loss.setdefault(str(term), []).append((step, float(value)))
         last = steps[max(steps)] if steps else {}
-        out.append(
-            StageSummary(name, max(steps, default=0), float(last.get("seconds", 0.0)), loss, sorted(scores.items()))
-        )
+        seconds = float(last.get("seconds", 0.0))
+        curve = sorted(scores.items())
+        out.append(StageSummary(name, max(steps, default=0), seconds, loss, curve, measure, lower, figures))
     return tuple(out)
 
 
@@ -417,19 +457,27 @@ def collect(folders: Sequence[Path], predictions: Sequence[Path] = ()) -> Conten
                             f"The prediction {path} of {run.name} is gone; its scores stay, its planes do not."
                         )
                     arms[path] = (run, str(attributes.get("image", line.get("image", ""))), attributes)
-    evaluations = {
-        _located(str(line["prediction"]), run): line
-        for run in runs
-        for line in run.results
-        if line.get("kind") == "evaluation" and "prediction" in line
-    }
+    evaluations, of_instances = (
+        {
+            _located(str(line["prediction"]), run): line
+            for run in runs
+            for line in run.results
+            if line.get("kind") == kind and "prediction" in line
+        }
+        for kind in ("evaluation", "instance_evaluation")
+    )
     cases: dict[str, list[Arm]] = {}
     options: dict[str, dict[str, Any]] = {}
     several = _several_per_run([(run, image) for run, image, _ in arms.values()])
     for path, (owner, image, attributes) in arms.items():
         stem = path.name.removesuffix(".zarr").removesuffix(".ome")
         name = stem if owner is None else f"{owner.name}/{stem}" if (owner.name, image) in several else owner.name
-        cases.setdefault(image, []).append(Arm(name, path, owner, evaluations.get(path)))
+        objects = read_objects(path)
+        if objects is not None and objects.problem:
+            problems.append(objects.problem)
+        cases.setdefault(image, []).append(
+            Arm(name, path, owner, evaluations.get(path), of_instances.get(path), objects)
+        )
         options.setdefault(image, {k: attributes[k] for k in ("axes", "channels") if attributes.get(k)})
     return Content(
         tuple(runs), tuple(Case(image, options[image], tuple(own)) for image, own in cases.items()), tuple(problems)
@@ -475,7 +523,7 @@ def open_case(case: Case) -> OpenCase:
     segmentations: list[Segmentation | None] = []
     for arm in case.arms:
         try:
-            segmentations.append(open_segmentation(arm.prediction))
+            segmentations.append(_open_arm(arm.prediction))
         except FewsliceError as error:
             segmentations.append(None)
             problems.append(f"{arm.name} cannot be drawn: {error}.")
@@ -502,13 +550,23 @@ def open_case(case: Case) -> OpenCase:
     return OpenCase(case, image, truth, is_training, tuple(segmentations), values, shape, voxel, tuple(problems))
 
 
+def _open_arm(prediction: Path) -> Segmentation:
+    """Open the segmentation, or the objects where a model proposes contours and writes none."""
+    labels = prediction / "labels"
+    if (labels / "instances").is_dir() and not (labels / "segmentation").is_dir():
+        return Segmentation(io.open_labels(labels / "instances"), source=str(prediction))
+    return open_segmentation(prediction)
+
+
 def _open_truth(
     case: Case, shape: tuple[int, int, int] | None, known: tuple[int, ...] | None, problems: list[str]
 ) -> tuple[Annotation | None, bool]:
     """Open the truth of the last evaluation, else the annotation that trained on the same image."""
-    evaluation = next((arm.evaluation for arm in reversed(case.arms) if arm.evaluation is not None), None)
-    if evaluation is not None:
-        owner = next(arm.run for arm in reversed(case.arms) if arm.evaluation is evaluation)
+    judged = [(arm.run, found) for arm in case.arms for found in (arm.instance_evaluation, arm.evaluation) if found]
+    if judged:
+        owner, evaluation = judged[-1]
+        if evaluation.get("kind") == "instance_evaluation":
+            evaluation = evaluation | {"label_kind": "instances"}
         path = str(evaluation.get("truth", ""))
         where = str(_located(path, owner)) if owner is not None else path
         return _annotation(where, evaluation, shape, known, problems), False
@@ -535,7 +593,7 @@ def _annotation(
     problems: list[str],
 ) -> Annotation | None:
     try:
-        labels = io.open_labels(path, axes=options.get("axes"))
+        labels = io.open_labels(path, axes=options.get("axes"), shape=shape, kind=options.get("label_kind"))
         if shape is not None and labels.shape != shape:
             problems.append(f"The truth {path} has shape {labels.shape}, the prediction {shape}; not shown.")
             return None

@@ -21,6 +21,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -29,7 +30,16 @@ from fewslice.files import write_atomic
 from fewslice.report.palette import AGREEMENT, TRUTH, arm_colour
 from fewslice.report.surfaces import Mesh, isosurface
 
-__all__ = ["Curve", "confusion_panel", "curves", "embedded", "isosurface_panel", "overlay_panel", "training_curves"]
+__all__ = [
+    "Curve",
+    "confusion_panel",
+    "curves",
+    "distributions",
+    "embedded",
+    "isosurface_panel",
+    "overlay_panel",
+    "training_curves",
+]
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -56,6 +66,7 @@ _STYLE: dict[Any, Any] = {
     "hatch.linewidth": 0.7,
 }
 _MARKERS = "osD^vP"
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 _SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -156,13 +167,62 @@ def curves(
         return _save(figure, path)
 
 
-def training_curves(stages: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path) -> list[Path]:
+def distributions(
+    series: Mapping[str, tuple[NDArray[np.float64], str]],
+    path: Path,
+    *,
+    x_label: str,
+    bins: int = 24,
+    size_inches: tuple[float, float] = (3.5, 2.6),
+) -> list[Path]:
+    """Draw how positive values are distributed, one step curve per series, all on the same logarithmic bins.
+
+    Parameters
+    ----------
+    series
+        Name → values, and the colour as ``#rrggbb``.
+    path
+        Where to write; see the module.
+    x_label
+        What the values are, with the unit.
+    bins
+        Number of bins.
+    size_inches
+        Width and height.
+    """
+    values = np.concatenate([v for v, _ in series.values()]) if series else np.zeros(0)
+    values = values[values > 0]
+    if not len(values):
+        raise InputError("there is no positive value to draw the distribution of; measure objects first")
+    low, high = float(values.min()), float(values.max())
+    edges = np.geomspace(low * 0.97, high * 1.03, bins + 1)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(size_inches)
+        for index, (name, (own, colour)) in enumerate(series.items()):
+            counts = np.histogram(own, edges)[0]
+            style = _DASHES[index % len(_DASHES)]
+            axes.stairs(counts, edges, color=colour, linewidth=1.4, label=name, linestyle=style)
+            axes.stairs(counts, edges, color=colour, alpha=0.16, fill=True)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel("objects")
+        if len(series) > 1:
+            axes.legend(loc="best")
+        return _save(figure, path)
+
+
+def training_curves(stages: Mapping[str, Mapping[str, Any]], path: Path) -> list[Path]:
     """Draw loss and validation score of each stage.
 
     Parameters
     ----------
     stages
-        Stage name → ``{"loss": [(step, value), …], "validation": [(step, score), …]}``.
+        Stage name → ``{"loss": [(step, value), …], "validation": [(step, score), …]}``, and as ``"measure"`` what the
+        score is (Dice).
     path
         Where to write; see the module.
     """
@@ -184,8 +244,9 @@ def training_curves(stages: Mapping[str, Mapping[str, Sequence[tuple[float, floa
                 twin.grid(visible=False)
                 twin.spines["right"].set_visible(True)
                 twin.plot(score[:, 0], score[:, 1], color=arm_colour(5), marker="o", markersize=3)
-                twin.set_ylabel("validation Dice", color=arm_colour(5))
-                twin.set_ylim(0, 1)
+                measure = str(lines.get("measure", "Dice"))
+                twin.set_ylabel(f"validation {measure}", color=arm_colour(5))
+                twin.set_ylim(0, 1 if measure in ("Dice", "F1") else None)
         return _save(figure, path)
 
 

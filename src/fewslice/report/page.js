@@ -92,6 +92,8 @@
     context.putImageData(pixels, 0, 0);
     return canvas;
   };
+  // a colour that is seen on dark and bright images alike
+  const lighter = (colour) => "#" + [1, 3, 5].map((i) => Math.min(255, parseInt(colour.slice(i, i + 2), 16) + 48).toString(16).padStart(2, "0")).join("");
   const pattern = (kind, colour) => {
     const tile = surface(8, 8);
     const context = tile.getContext("2d");
@@ -105,12 +107,15 @@
 
   document.querySelectorAll(".browser").forEach((box) => {
     const browser = data.cases[+box.dataset.case].browser;
-    const { planes, arms, classes } = browser;
+    const { arms, classes } = browser;
+    let { planes } = browser.views[0];
+    let shown = browser.views[0];
     const panels = box.querySelector(".panels");
-    const slider = box.querySelector("input[type=range]");
+    const slider = box.querySelector(".position");
+    const strength = box.querySelector(".strength");
     const where = box.querySelector(".where");
     const view = { zoom: 1, x: 0.5, y: 0.5 };
-    const cache = new Map();
+    let cache = new Map();
     const names = [...(planes.some((p) => p.image) ? ["image"] : []), ...(browser.truth ? ["truth"] : []), ...arms.map((a) => a.name)];
     const figures = names.map((name, index) => {
       const arm = index - (names.length - arms.length);
@@ -130,15 +135,28 @@
     });
     // the plane with most to see comes first: most foreground of the truth, which compresses worst
     let current = 0;
-    planes.forEach((plane, i) => { const size = (p) => (p.truth || p.arms[0] || "").length; if (size(plane) > size(planes[current])) current = i; });
+    const richest = () => planes.reduce((best, plane, i) => { const size = (p) => (p.truth || p.arms[0] || "").length; return size(plane) > size(planes[best]) ? i : best; }, 0);
+    current = richest();
 
     const prepared = (index) => {
       if (!cache.has(index)) cache.set(index, (async () => {
         const plane = planes[index];
-        const [image, truth, ...masks] = await Promise.all([plane.image, plane.truth, ...plane.arms].map((uri) => (uri ? loaded(uri) : null)));
+        const [image, truth, ...rest] = await Promise.all([plane.image, plane.truth, ...plane.arms, ...plane.objects].map((uri) => (uri ? loaded(uri) : null)));
+        const masks = rest.slice(0, arms.length);
         const any = image || truth || masks[0];
         const [width, height] = [any.width, any.height];
         const known = truth && values(truth);
+        // objects: ids folded into one byte; those that touch are parted by a line, whatever their colours
+        const objects = rest.slice(arms.length).map((picture) => {
+          if (!picture) return null;
+          const ids = values(picture);
+          const tints = data.colours.classes;
+          const differs = (i, j) => ids[i] && ids[j] && ids[i] !== ids[j];
+          return {
+            tinted: tints.map((_, k) => masked(width, height, (i) => ids[i] && ids[i] % tints.length === k)),
+            borders: masked(width, height, (i) => (i % width + 1 < width && differs(i, i + 1)) || (i + width < ids.length && differs(i, i + width))),
+          };
+        });
         const layers = masks.map((mask) => {
           const found = values(mask);
           const perClass = classes.map((_, k) => masked(width, height, (i) => found[i] === k + 1));
@@ -152,7 +170,7 @@
           };
         });
         return {
-          image, width, height, layers,
+          image, width, height, layers, objects, contours: plane.contours,
           // overlays are drawn on grey, so that theirs are the only colours
           base: image && grey(image),
           truth: known && classes.map((_, k) => masked(width, height, (i) => known[i] === k + 1)),
@@ -166,7 +184,7 @@
       const { canvas } = item;
       const ratio = Math.min(2, devicePixelRatio || 1);
       const width = Math.max(1, Math.round(canvas.clientWidth * ratio));
-      const height = Math.max(1, Math.round((width * plane.height * browser.aspect) / plane.width));
+      const height = Math.max(1, Math.round((width * plane.height * shown.aspect) / plane.width));
       if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; canvas.style.aspectRatio = `${width} / ${height}`; }
       const context = canvas.getContext("2d");
       const [w, h] = [plane.width / view.zoom, plane.height / view.zoom];
@@ -176,8 +194,9 @@
       context.fillStyle = "#000"; context.fillRect(0, 0, width, height);
       const bare = item.arm < 0 && item.name === "image";
       if (plane.image) place(context, bare ? plane.image : plane.base, view.zoom <= 2);
+      const opacity = +strength.value / 100;
       const layer = (mask, fill, colour) => {
-        if (!mask) return;
+        if (!mask || !opacity) return;
         const shape = surface(width, height);
         const inner = shape.getContext("2d");
         place(inner, mask, false);
@@ -188,7 +207,20 @@
         outer.globalCompositeOperation = "destination-out"; outer.drawImage(shape, 0, 0);
         outer.globalCompositeOperation = "source-in"; outer.fillStyle = colour; outer.fillRect(0, 0, width, height);
         inner.globalCompositeOperation = "source-in"; inner.fillStyle = fill(inner); inner.fillRect(0, 0, width, height);
+        context.globalAlpha = opacity;
         context.drawImage(shape, 0, 0); context.drawImage(edge, 0, 0);
+        context.globalAlpha = 1;
+      };
+      // flat lists x, y, x, y, … in tenths of a pixel; dark beneath the colour, so that lines are seen on any image
+      const lines = (contours, colour) => {
+        const path = new Path2D();
+        for (const points of contours) {
+          for (let i = 0; i < points.length; i += 2) path[i ? "lineTo" : "moveTo"]((points[i] / 10 - sx) * (width / w), (points[i + 1] / 10 - sy) * (height / h));
+          path.closePath();
+        }
+        context.globalAlpha = opacity; context.lineJoin = "round";
+        for (const [ink, thick] of [["rgba(0,0,0,.65)", 3.2], [colour, 1.6]]) { context.strokeStyle = ink; context.lineWidth = thick * ratio; context.stroke(path); }
+        context.globalAlpha = 1;
       };
       const flat = (colour, alpha) => () => colour + Math.round(255 * alpha).toString(16).padStart(2, "0");
       const tiled = (kind, colour) => (c) => { const p = c.createPattern(pattern(kind, colour), "repeat"); p.setTransform(new DOMMatrix().scale(ratio)); return p; };
@@ -199,8 +231,12 @@
         veil();
       } else if (item.arm >= 0) {
         const parts = plane.layers[item.arm];
-        const mode = box.querySelector(".mode input:checked");
-        if (plane.truth && mode && mode.value === "disagreement") {
+        const mode = box.querySelector(".overlay input:checked")?.value;
+        if (mode === "objects" && plane.contours[item.arm].length) lines(plane.contours[item.arm], lighter(arms[item.arm].colour));
+        else if (mode === "objects" && plane.objects[item.arm]) {
+          plane.objects[item.arm].tinted.forEach((mask, k) => layer(mask, flat(data.colours.classes[k], 0.4), data.colours.classes[k]));
+          layer(plane.objects[item.arm].borders, flat("#ffffff", 0.9), "rgba(0,0,0,0)");
+        } else if (plane.truth && mode === "disagreement") {
           const c = data.colours;
           layer(parts.tp, flat(c.tp, 0.4), c.tp);
           layer(parts.fn, tiled("stripes", c.fn), c.fn);
@@ -209,8 +245,8 @@
           veil();
         } else parts.perClass.forEach((mask, k) => { const colour = tints ? tints[k % tints.length] : arms[item.arm].colour; layer(mask, flat(colour, 0.35), colour); });
       }
-      if (item === figures[0] && browser.pixel_um) {
-        const um = (plane.width * browser.pixel_um) / view.zoom;
+      if (item === figures[0] && shown.pixel_um) {
+        const um = (plane.width * shown.pixel_um) / view.zoom;
         const power = 10 ** Math.floor(Math.log10(um / 4));
         const length = [5, 2, 1].map((s) => s * power).find((s) => s <= um / 4);
         const pixels = (length / um) * width;
@@ -228,15 +264,17 @@
       const plane = planes[current];
       const ready = await prepared(current);
       if (ticket !== latest) return;
-      const depth = browser.plane_um ? ` · ${+(plane.z * browser.plane_um).toPrecision(4)} µm deep` : "";
-      where.replaceChildren(`plane ${plane.z} of 0–${browser.depth - 1}${depth}`);
+      const { axis } = shown;
+      const depth = shown.plane_um ? ` · ${+(plane.at * shown.plane_um).toPrecision(4)} µm` : "";
+      const name = axis === "z" ? `plane ${plane.at}` : `plane ${axis} ${plane.at}`;
+      where.replaceChildren(`${name} of 0–${shown.depth - 1}${depth}`);
       if (plane.role) { const badge = document.createElement("span"); badge.className = `badge ${plane.role}`; badge.textContent = plane.role === "trained" ? "annotation trained" : "held out"; where.append(badge); }
       slider.value = current;
-      slider.setAttribute("aria-valuetext", `plane ${plane.z}`);
+      slider.setAttribute("aria-valuetext", name);
       figures.forEach((item) => {
         const dice = item.arm >= 0 ? plane.dice[item.arm] : null;
         item.note.textContent = dice === null ? (item.name === "truth" && item.arm < 0 && !plane.truth ? "none on this plane" : "") : `Dice ${dice.toFixed(3)}`;
-        item.canvas.setAttribute("aria-label", `${item.name}, plane ${plane.z}${dice === null ? "" : `, Dice ${dice.toFixed(3)} on this plane`}`);
+        item.canvas.setAttribute("aria-label", `${item.name}, ${name}${dice === null ? "" : `, Dice ${dice.toFixed(3)} on this plane`}`);
         item.canvas.classList.toggle("zoomed", view.zoom > 1);
         drawOn(item, ready);
       });
@@ -251,11 +289,25 @@
       draw();
     };
     slider.addEventListener("input", () => go(+slider.value));
+    strength.addEventListener("input", draw);
+    box.querySelectorAll(".axis input").forEach((input) => input.addEventListener("change", () => {
+      shown = browser.views[+input.value];
+      ({ planes } = shown);
+      cache = new Map();
+      slider.max = planes.length - 1;
+      current = richest();
+      look(1, 0.5, 0.5);
+    }));
     box.querySelector(".previous").addEventListener("click", () => go(current - 1));
     box.querySelector(".next").addEventListener("click", () => go(current + 1));
     box.querySelector(".in").addEventListener("click", () => look(view.zoom * 1.5, view.x, view.y));
     box.querySelector(".out").addEventListener("click", () => look(view.zoom / 1.5, view.x, view.y));
-    box.querySelectorAll(".mode input").forEach((input) => input.addEventListener("change", draw));
+    const legend = box.querySelector(".agreement");
+    const judged = legend.dataset.judged === "yes";
+    box.querySelectorAll(".overlay input").forEach((input) => input.addEventListener("change", () => {
+      legend.hidden = !judged || box.querySelector(".overlay input:checked").value !== "disagreement";
+      draw();
+    }));
     figures.forEach(({ canvas }) => {
       let last = null;
       canvas.addEventListener("pointerdown", (e) => { if (view.zoom > 1) { last = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); } });
@@ -270,7 +322,10 @@
         const step = 0.1 / view.zoom;
         const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
         if (moves[e.key] && view.zoom > 1) look(view.zoom, view.x + moves[e.key][0], view.y + moves[e.key][1]);
-        else if (e.key === "ArrowLeft" || e.key === "ArrowRight") go(current + (e.key === "ArrowRight" ? 1 : -1));
+        else if (e.key in { ArrowLeft: 0, ArrowDown: 0 }) go(current - 1);
+        else if (e.key in { ArrowRight: 0, ArrowUp: 0 }) go(current + 1);
+        else if (e.key === "PageUp" || e.key === "PageDown") go(current + (e.key === "PageUp" ? 5 : -5));
+        else if (e.key === "Home" || e.key === "End") go(e.key === "Home" ? 0 : planes.length - 1);
         else if (e.key === "+" || e.key === "=") look(view.zoom * 1.5, view.x, view.y);
         else if (e.key === "-") look(view.zoom / 1.5, view.x, view.y);
         else return;

@@ -10,7 +10,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from fewslice.volume import Volume
 __all__ = [
     "UNKNOWN",
     "DisplayRange",
+    "across",
     "choose_planes",
     "display_range",
     "image_uri",
@@ -28,6 +29,8 @@ __all__ = [
     "reduction",
     "rendered",
 ]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 UNKNOWN = 255
 """Value of a truth mask where nothing is known."""
@@ -47,6 +50,12 @@ class DisplayRange:
     high: tuple[float, ...]
 
 
+def across(values: NDArray[Scalar], axis: int) -> NDArray[Scalar]:
+    """Return the plane that an array of extent 1 along an axis holds."""
+    plane: NDArray[Scalar] = values[(slice(None),) * axis + (0,)]
+    return plane
+
+
 def choose_planes(candidates: Sequence[int], count: int) -> list[int]:
     """Return at most `count` of the planes, evenly spread, first and last included."""
     planes = sorted(set(candidates))
@@ -63,7 +72,8 @@ def reduction(shape: tuple[int, int], max_pixels: int) -> int:
 def display_range(volume: Volume, planes: Sequence[int], channels: Sequence[int]) -> DisplayRange:
     """Return robust limits of each channel: the 0.5th and 99.7th percentile over the given planes.
 
-    One range for all planes, so that brightness which falls with depth is seen.
+    One range for all planes, so that brightness which falls with depth is seen; and one for red, green and blue, so
+    that colours stay as they are.
     """
     low, high = [], []
     for channel in channels:
@@ -74,6 +84,8 @@ def display_range(volume: Volume, planes: Sequence[int], channels: Sequence[int]
             bottom, top = float(values.min(initial=0.0)), float(values.max(initial=1.0))
         low.append(float(bottom))
         high.append(float(top) if top > bottom else float(bottom) + 1.0)
+    if [volume.channel_names[c] for c in channels] == ["red", "green", "blue"]:
+        low, high = [min(low)] * 3, [max(high)] * 3
     return DisplayRange(tuple(low), tuple(high))
 
 

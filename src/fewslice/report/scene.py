@@ -115,13 +115,13 @@ def training_figure(stage: StageSummary) -> dict[str, Any]:
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": "validation Dice",
+                "name": f"validation {stage.measure}",
                 "x": [p[0] for p in stage.validation],
                 "y": [round(p[1], 5) for p in stage.validation],
                 "yaxis": "y2",
                 "line": {"width": 2},
                 "marker": {"size": 6},
-                "hovertemplate": "step %{x}: Dice %{y:.3f}<extra></extra>",
+                "hovertemplate": f"step %{{x}}: {stage.measure} %{{y:.3f}}<extra></extra>",
             }
         )
     layout: dict[str, Any] = {
@@ -133,15 +133,14 @@ def training_figure(stage: StageSummary) -> dict[str, Any]:
     }
     if stage.validation:
         layout["yaxis2"] = {
-            "title": {"text": "validation Dice"},
+            "title": {"text": f"validation {stage.measure}"},
             "overlaying": "y",
             "side": "right",
-            "range": [0, 1.02],
-            "tickmode": "linear",
-            "tick0": 0,
-            "dtick": 0.2,
             "showgrid": False,
+            "rangemode": "tozero",
         }
+        if stage.measure in ("Dice", "F1"):
+            layout["yaxis2"] |= {"range": [0, 1.02], "tickmode": "linear", "tick0": 0, "dtick": 0.2}
     return {"data": data, "layout": layout}
 
 

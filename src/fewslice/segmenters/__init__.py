@@ -29,8 +29,9 @@ A kind that works on the image itself, with no model before it, has two function
 A kind whose objects are stored beside the outputs, such as contours, has ``segment_store`` in place of ``halo``,
 ``label``, ``merging`` and ``smallest``:
 
-``segment_store(config, store, *, overwrite, listener) -> dict``
+``segment_store(config, store, *, overwrite, engine, retry, listener) -> dict``
     Writes ``labels/instances`` of the store by itself, resumable, and returns a JSON-safe summary with ``objects``.
+    `engine` and `retry` are those of :func:`fewslice.blocks.engine.run_blocks`.
 
 **How blocks link.** A region that goes on beyond its block says so by naming a voxel of another block that belongs to
 the same region: across the face where regions are one because they touch
@@ -51,6 +52,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fewslice.blocks.pyramid import forget_pyramid
 from fewslice.blocks.record import Record, existing_record, open_record
 from fewslice.errors import InputError
 from fewslice.files import disk_error
@@ -198,6 +200,7 @@ def claim_instances(store: Path, key: str, *, overwrite: bool) -> Record:
             shutil.rmtree(folder)
         except OSError as error:
             raise disk_error(error, folder) from error
+        forget_pyramid(store, "labels/instances")
     elif labels.exists() and not overwrite and not (folder / "job.json").exists():
         raise InputError(f"{labels} exists and was not made by segment; pass --overwrite to replace it")
     return open_record(folder, key, what=f"{labels}")

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.segmenters import Output, Place, Regions, probability_channels, voxels_of
-from fewslice.segmenters._foreground import labels_at
 from fewslice.segmenters._neighbours import border_joins
 
 cc3d: Any
@@ -71,7 +71,7 @@ def smallest(config: Config, shape: tuple[int, int, int], voxel_size_um: Triple 
 
 def label(config: Config, values: npt.NDArray[Any], place: Place) -> Regions:
     """Label the components of one block; see :mod:`fewslice.segmenters`."""
-    classes = labels_at(values, place.threshold)
+    classes = segment_probabilities(values, place.threshold)
     labels = components(classes[place.block.crop.slices], config.connectivity)
     contacts = border_joins(labels, classes, place, config.connectivity)
     return Regions(labels, np.zeros(int(labels.max(initial=0)), np.int32), contacts)

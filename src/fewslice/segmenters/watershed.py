@@ -26,9 +26,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.segmenters import Merging, Output, Place, Regions, Triple, probability_channels, voxels_of
 from fewslice.segmenters._ascent import label_regions
-from fewslice.segmenters._foreground import labels_at
 
 edt: Any
 try:
@@ -116,7 +116,8 @@ def label(config: Config, values: npt.NDArray[Any], place: Place) -> Regions:
     """Label the regions of one block; see :mod:`fewslice.segmenters`."""
     spacing = place.voxel_size_um or (1.0, 1.0, 1.0)
     kinds = [output.kind for output in place.outputs]
-    classes = labels_at(values[[i for i, kind in enumerate(kinds) if kind == "probability"]], place.threshold)
+    foreground = [i for i, kind in enumerate(kinds) if kind == "probability"]
+    classes = segment_probabilities(values[foreground], place.threshold)
     reach = _reach(config, spacing)
     if kinds[-1] == "distance":
         raised = values[-1].astype(np.float64) * _PER_VALUE

@@ -32,6 +32,7 @@ from fewslice.training.segmentation import (
     SegmentationConfig,
     dims_of,
     finished_model,
+    foreground_alone,
     resolved,
     segmentation_stage,
     untrained_model,
@@ -104,7 +105,10 @@ def resolve(config: Config, task: Task) -> Config:
             f"continuity.normalisation={config.continuity.normalisation}, but the second network sees what the first "
             "one made of a normalised image; leave it at none and set segment.normalisation"
         )
-    both = {"segment": resolved(config.segment, task), "continuity": resolved(config.continuity, task)}
+    both = {
+        name: foreground_alone(resolved(stage, task), f"the network {name}")
+        for name, stage in (("segment", config.segment), ("continuity", config.continuity))
+    }
     return config.model_copy(update=both)
 
 

@@ -1,10 +1,10 @@
 """Spatial continuity with the published settings (Xiao, Zhao, Yang, ISBI 2022): the strategy `continuity`, set so.
 
 Both networks: 64-128-256-512 features, concatenated skips, transposed convolutions, batch normalisation; soft Dice over
-the batch; RMSprop at 5e-4 without a schedule. The first one sees flips, right-angle turns, rotations by 22.5, 30 or 45°
-either way (probability 0.3) and piecewise-affine warps (0.8); the second one masks of 15 planes, flipped and turned.
-The mean over 8 views is cut at 0.2, after either network. Published are 100 epochs of 32 planes; patches are not
-stated, and the budget is the user's.
+the batch; RMSprop at 5e-4 without a schedule, gradients as they are. The first one sees flips, right-angle turns,
+rotations by 22.5, 30 or 45° either way (probability 0.3) and piecewise-affine warps (0.8); the second one masks of 15
+planes, flipped and turned. The mean over 8 views is cut at 0.2, after either network. Published are 100 epochs of 32
+planes; patches are not stated, and the budget is the user's.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _SEGMENT = SegmentationConfig(
     learning_rate=5e-4,
     weight_decay=0.0,
     loss="dice",
+    clip=None,
     augment=_TURNED.model_copy(
         update={
             "affine": 0.3,

@@ -13,13 +13,14 @@ from fewslice.training.contours import (
     ContourConfig,
     contour_stage,
     finished_contour_model,
+    measured_contours,
     resolved_contours,
     split_objects,
 )
 from fewslice.training.stage import Stage
 from fewslice.training.task import Task
 
-__all__ = ["LABEL_KIND", "Config", "resolve", "stages", "train"]
+__all__ = ["LABEL_KIND", "Config", "measured", "resolve", "stages", "train"]
 
 LABEL_KIND = "instances"
 
@@ -31,6 +32,11 @@ class Config(ContourConfig):
 def resolve(config: Config, task: Task) -> Config:
     """Fill in what follows from the data; refuse labels that are not instances."""
     return Config(**resolved_contours(config, task).model_dump())
+
+
+def measured(config: Config, task: Task) -> Config:
+    """Fill in how large objects are where something may be learned."""
+    return Config(**measured_contours(config, task).model_dump())
 
 
 def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], Stage]]]:

@@ -10,6 +10,8 @@
 The paper gives neither α nor whether pseudo-labels are hard or soft. Here soft ones are the default; α is fixed, or
 chosen among several on held-out annotated voxels.
 
+Where the labels tell objects apart, the student learns their outlines as well, on annotated voxels only.
+
 Beyond the paper, pseudo-labels may be what several sources agree on (the teacher, its masks cleaned along z, the planes
 between annotated ones interpolated), weighted by their certainty and by how far the nearest annotated plane is. The
 recipe `consensus` is set so.
@@ -38,9 +40,11 @@ from fewslice.training.segmentation import (
     SegmentationConfig,
     dims_of,
     finished_model,
+    foreground_alone,
     resolved,
     segmentation_stage,
     untrained_model,
+    with_outputs,
 )
 from fewslice.training.stage import Stage
 from fewslice.training.task import Task
@@ -139,8 +143,8 @@ def resolve(config: Config, task: Task) -> Config:
     if alpha is None:
         known = sum(int(mask.sum()) for mask in task.train_masks if mask is not None)
         alpha = balanced_alpha(known, sum(math.prod(sample.image.shape) for sample in task.samples) - known)
-    teacher = resolved(config.teacher, task)
-    student = resolved(begun_as(config, teacher, task), task)
+    teacher = foreground_alone(resolved(config.teacher, task), "the teacher")
+    student = with_outputs(resolved(begun_as(config, teacher, task), task), task)
     if config.start == "teacher":
         if not needs_teacher(config, task):
             raise InputError("start=teacher needs a teacher, but every pseudo-label is interpolated; add it to sources")
@@ -206,7 +210,8 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
     each = (1 - sum(share for share, _ in out.values())) / len(config.alphas)
 
     def student() -> Stage:
-        return segmentation_stage(task, "student", config.student, known)
+        learned = task.annotated_volumes(config.student.outputs or "foreground", config.student.boundary_voxels)
+        return segmentation_stage(task, "student", config.student, learned)
 
     return out | {student_name(config, alpha): (each, student) for alpha in config.alphas}
 
@@ -300,9 +305,10 @@ def agreed(config: Config, task: Task, threshold: float, predicted: Sequence[Vol
 def weighted(config: Config, task: Task, pseudo_labels: Sequence[Volume], alpha: float) -> list[TrainingVolume]:
     """Join truth and pseudo-labels of every sample, the latter weighted by α, certainty and distance."""
     if alpha == 0:  # what weighs nothing may not even decide where patches lie
-        return task.annotated_volumes()
+        return task.annotated_volumes(config.student.outputs or "foreground", config.student.boundary_voxels)
     volumes = []
-    for volume in task.taught_volumes(pseudo_labels, alpha):
+    outputs, thickness = config.student.outputs or "foreground", config.student.boundary_voxels
+    for volume in task.taught_volumes(pseudo_labels, alpha, outputs, thickness):
         fade = None
         if config.fade_planes is not None:
             fade = fading(volume.annotated, volume.image.shape, task.plane_axis(), config.fade_planes)

@@ -17,6 +17,7 @@ from fewslice.training.segmentation import (
     finished_model,
     resolved,
     segmentation_stage,
+    with_outputs,
 )
 from fewslice.training.stage import Stage
 from fewslice.training.task import Task
@@ -34,15 +35,19 @@ def resolve(config: Config, task: Task) -> Config:
     """Fill in what follows from the data; refuse a 3D network."""
     if dims_of(config) != 2:
         raise InputError("slices_2d trains a 2D network; set network.dims=2, or use --strategy sparse_3d")
-    return Config(**resolved(config, task).model_dump())
+    return Config(**with_outputs(resolved(config, task), task).model_dump())
 
 
 def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], Stage]]]:
     """Return the one stage: all of the budget."""
-    return {"segment": (0.95, lambda: segmentation_stage(task, "segment", config, task.annotated_volumes()))}
+    return {"segment": (0.95, lambda: _stage(config, task))}
 
 
 def train(config: Config, task: Task) -> Model:
     """Train on annotated planes only."""
-    segment = segmentation_stage(task, "segment", config, task.annotated_volumes())
-    return finished_model(task, config, task.fit(segment), strategy="slices_2d")
+    return finished_model(task, config, task.fit(_stage(config, task)), strategy="slices_2d")
+
+
+def _stage(config: Config, task: Task) -> Stage:
+    volumes = task.annotated_volumes(config.outputs or "foreground", config.boundary_voxels)
+    return segmentation_stage(task, "segment", config, volumes)

@@ -19,6 +19,7 @@ from fewslice.training.segmentation import (
     finished_model,
     resolved,
     segmentation_stage,
+    with_outputs,
 )
 from fewslice.training.stage import Stage
 from fewslice.training.task import Task
@@ -36,15 +37,19 @@ def resolve(config: Config, task: Task) -> Config:
     """Fill in what follows from the data; refuse a 2D network."""
     if dims_of(config) != 3:
         raise InputError("sparse_3d trains a 3D network; set network.dims=3, or use --strategy slices_2d")
-    return Config(**resolved(config, task).model_dump())
+    return Config(**with_outputs(resolved(config, task), task).model_dump())
 
 
 def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], Stage]]]:
     """Return the one stage: all of the budget."""
-    return {"segment": (0.95, lambda: segmentation_stage(task, "segment", config, task.annotated_volumes()))}
+    return {"segment": (0.95, lambda: _stage(config, task))}
 
 
 def train(config: Config, task: Task) -> Model:
     """Train on annotated voxels only."""
-    segment = segmentation_stage(task, "segment", config, task.annotated_volumes())
-    return finished_model(task, config, task.fit(segment), strategy="sparse_3d")
+    return finished_model(task, config, task.fit(_stage(config, task)), strategy="sparse_3d")
+
+
+def _stage(config: Config, task: Task) -> Stage:
+    volumes = task.annotated_volumes(config.outputs or "foreground", config.boundary_voxels)
+    return segmentation_stage(task, "segment", config, volumes)

@@ -12,7 +12,10 @@ says so: how good it is on simulated images tells little about real ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,21 +25,41 @@ from fewslice import registry
 from fewslice.annotation import Kind
 from fewslice.errors import InputError
 from fewslice.model import Model
-from fewslice.synthesis.refinement import RefinementConfig, refinement_stage
+from fewslice.synthesis.refinement import RefinementConfig, check_request, fit_refiner, refinement_stage
 from fewslice.synthesis.refinement import resolved as resolved_refinement
 from fewslice.synthesis.refiner import refine
 from fewslice.synthesis.samples import as_sample, simulated, simulated_task, simulator_config, stored_samples
 from fewslice.synthesis.simulation import Simulation
-from fewslice.training.contours import ContourConfig, contour_stage, finished_contour_model, resolved_contours
+from fewslice.training.contours import (
+    ContourConfig,
+    contour_stage,
+    finished_contour_model,
+    measured_contours,
+    resolved_contours,
+)
 from fewslice.training.fit import Fitted
-from fewslice.training.segmentation import SegmentationConfig, finished_model, resolved, segmentation_stage
+from fewslice.training.segmentation import (
+    SegmentationConfig,
+    finished_model,
+    foreground_alone,
+    resolved,
+    segmentation_stage,
+)
 from fewslice.training.stage import Stage
 from fewslice.training.task import Task
+from fewslice.volume import Volume
 
-__all__ = ["ANNOTATION", "LABEL_KIND", "Config", "resolve", "stages", "train"]
+__all__ = ["ANNOTATION", "LABEL_KIND", "Config", "between", "check", "resolve", "stages", "train"]
+
+Triple = tuple[int, int, int]
 
 ANNOTATION = "optional"
 LABEL_KIND = "instances"
+
+_REFINED_DEPTH, _REFINED_VOXELS = 16, 2**19
+"""Planes and voxels of a simulation for the refiner, at most, unless its patch is larger."""
+_PROBED = 4
+"""Simulations among which the refiner's probe draws: those that are looked at anyway."""
 
 _UNKNOWN_QUALITY = (
     "Nothing was annotated: threshold and weights were chosen on simulated images, and how good the model is on yours "
@@ -107,17 +130,21 @@ def resolve(config: Config, task: Task) -> Config:
     if config.detector == "auto":
         flat = task.smallest_shape[0] == 1
         config = config.model_copy(update={"detector": "contours" if flat else "segmentation"})
+    _check_annotation(config, task)
+    if config.refine:
+        check_request(config.refinement, None, task.hardware.devices)
     simulator = simulator_config(config.simulator, config.simulation, task, config.own.patch, fitted=config.fit)
     config = config.model_copy(update={"simulation": simulator.model_dump(mode="json"), "fit": False})
     update: dict[str, Any] = {}
     shown = simulated_task(task, [as_sample(_simulate(config, task, k), task, config.annotates) for k in range(2)])
     if config.detector == "contours":
-        update["contours"] = resolved_contours(config.contours, shown)
+        both = replace(shown, train_masks=[s.annotation.annotated for s in shown.samples if s.annotation is not None])
+        update["contours"] = measured_contours(resolved_contours(config.contours, shown), both)
     else:
-        update["segmentation"] = resolved(config.segmentation, shown)
+        update["segmentation"] = foreground_alone(resolved(config.segmentation, shown), "the detector of synthetic")
     if config.refine:
-        targets = [sample.image for sample in task.samples]
-        update["refinement"] = resolved_refinement(config.refinement, _source(config, task), targets, task.seed)
+        source = _source(config, task)
+        update["refinement"] = resolved_refinement(config.refinement, source, _targets(task), task.seed)
     return config.model_copy(update=update)
 
 
@@ -129,8 +156,12 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
         return _learning(config, simulated_task(task, samples), "pretrain", None)
 
     def refining() -> Stage:
-        stage = _refining(config, task)[0]
-        stage.validate = lambda stage: None  # it would leave pictures in a run that has not begun
+        """Make one that trains both networks in turns and validates, but writes nothing: the run has not begun."""
+        silent = replace(task.run, writable=False)
+        drawn = config.refinement.model_copy(update={"simulations": _PROBED})  # simulating counts in `between`
+        stage, _ = refinement_stage("refine", drawn, _source(config, task), _targets(task), silent, seed=task.seed)
+        stage.extra["step"] = drawn.pretrain_refiner + drawn.pretrain_discriminator + 1
+        stage.validate(stage)  # the first one takes longer than the others
         return stage
 
     left = 1 - config.refine_share if config.refine else 1.0
@@ -142,6 +173,30 @@ def stages(config: Config, task: Task) -> dict[str, tuple[float, Callable[[], St
     if tuned:
         found["fine_tune"] = (left * tuned, lambda: _fine_tuning(config, task, None))
     return found
+
+
+def between(config: Config, task: Task) -> float:
+    """Return about how many seconds it takes to simulate, and to refine what the network learns from."""
+    began = time.perf_counter()
+    _simulate(config, task, 0)
+    seconds = config.images * (time.perf_counter() - began)
+    if not config.refine:
+        return seconds
+    began = time.perf_counter()
+    small = _source(config, task)(0)
+    seconds += (config.refinement.simulations + 2 * _PROBED) * (time.perf_counter() - began)
+    silent = replace(task.run, writable=False)
+    _, refiner = refinement_stage("refine", config.refinement, small, _targets(task), silent, seed=task.seed)
+    began = time.perf_counter()
+    refine(refiner, small, 0, device=task.hardware.torch_device())
+    share = math.prod(config.simulation["shape"]) / math.prod(small.shape)
+    return float(seconds + config.images * share * (time.perf_counter() - began))
+
+
+def check(config: Config, task: Task) -> None:
+    """Refuse a budget, or devices, with which the refiner cannot be trained."""
+    if config.refine:
+        check_request(config.refinement, task.steps.get("refine", 0), task.hardware.devices)
 
 
 def train(config: Config, task: Task) -> Model:
@@ -161,22 +216,22 @@ def train(config: Config, task: Task) -> Model:
 
 def _refined(config: Config, task: Task) -> Callable[[int], Simulation]:
     """Train the refiner, and return what simulates and refines the image of a number."""
-    alone = config.refinement.pretrain_refiner + config.refinement.pretrain_discriminator
-    if task.steps.get("refine", 0) <= alone:
-        raise InputError(
-            f"{task.steps.get('refine', 0)} steps of refining end with the {alone} steps of its pretraining; give more "
-            "--steps or --minutes, or set refine=false"
-        )
-    stage, refiner = _refining(config, task)
-    task.fit(stage)
-    refiner.generator.eval()
+    refiner = fit_refiner(
+        "refine",
+        config.refinement,
+        _source(config, task),
+        _targets(task),
+        task.run,
+        steps=task.steps.get("refine", 0),
+        seed=task.seed,
+        hardware=task.hardware,
+    )
     device = task.hardware.torch_device()
     return lambda index: refine(refiner, _simulate(config, task, index), index, device=device)
 
 
-def _refining(config: Config, task: Task) -> tuple[Stage, Any]:
-    targets = [sample.image for sample in task.samples]
-    return refinement_stage("refine", config.refinement, _source(config, task), targets, task.run, seed=task.seed)
+def _targets(task: Task) -> list[Volume]:
+    return [sample.image for sample in task.samples]
 
 
 def _learning(config: Config, task: Task, name: str, initial: Mapping[str, torch.Tensor] | None) -> Stage:
@@ -200,12 +255,28 @@ def _finished(config: Config, task: Task, fitted: Fitted) -> Model:
     return finished_model(task, config.segmentation, fitted, strategy="synthetic")
 
 
+def _check_annotation(config: Config, task: Task) -> None:
+    """Refuse annotation that fine-tuning could not learn from: of another kind, or smaller than the patch."""
+    if not _annotated(task):
+        return
+    if config.detector == "contours":
+        task.check_instances()
+    patch = config.own.patch or (1, 1, 1)
+    for sample in task.samples:
+        if sample.annotation is not None and any(p > n for p, n in zip(patch, sample.image.shape, strict=True)):
+            raise InputError(
+                f"patch {patch} (z, y, x) exceeds {sample.image.source} {sample.image.shape}, whose annotation is to "
+                f"be learned; set a smaller {config.detector}.patch or leave it out"
+            )
+
+
 def _annotated(task: Task) -> bool:
     return any(mask is not None and mask.any() for mask in task.train_masks)
 
 
-def _simulate(config: Config, task: Task, index: int) -> Simulation:
-    simulator = registry.load("synthesis.simulators", config.simulator).Config.model_validate(config.simulation)
+def _simulate(config: Config, task: Task, index: int, shape: Triple | None = None) -> Simulation:
+    settings = config.simulation | ({} if shape is None else {"shape": shape})
+    simulator = registry.load("synthesis.simulators", config.simulator).Config.model_validate(settings)
     return simulated(config.simulator, simulator, task, index)
 
 
@@ -214,5 +285,19 @@ def _source_of(config: Config, task: Task) -> Callable[[int], Simulation]:
 
 
 def _source(config: Config, task: Task) -> Callable[[int], Simulation]:
-    """Give the refiner images of its own, which the network is not shown."""
-    return lambda seed: _simulate(config, task, 2**31 + seed % 2**31)
+    """Give the refiner images of its own, which the network is not shown, of an extent that suits its patches."""
+    shape = refinement_shape(config.simulation["shape"], config.refinement.patch)
+    return lambda seed: _simulate(config, task, 2**31 + seed % 2**31, shape)
+
+
+def refinement_shape(shape: Sequence[int], patch: Triple | None) -> Triple:
+    """Return the extent (z, y, x) of simulations for the refiner, which draws small patches from many of them.
+
+    At most 16 planes and 2¹⁹ voxels, so that all of them fit into memory, but never less than twice the patch where the
+    simulated images are as large as that.
+    """
+    depth = min(shape[0], _REFINED_DEPTH)
+    side = math.isqrt(_REFINED_VOXELS // depth)
+    least = [2 * p for p in patch] if patch is not None else [1, 1, 1]
+    z, y, x = (min(n, max(m, p)) for n, m, p in zip(shape, (depth, side, side), least, strict=True))
+    return (z, y, x)

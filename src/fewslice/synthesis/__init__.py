@@ -4,6 +4,8 @@
     One kind of microscopy per file: ``Config`` and ``simulate``.
 ``simulation``, ``store``
     What every simulator returns, and how it is kept on disk.
+``settings``
+    What the settings of simulators are made of.
 ``fitting``, ``statistics``, ``moves``
     A simulator's settings from unlabelled images: what is measured, and how measurements move settings.
 ``layout``, ``outlines``, ``stacking``
@@ -15,7 +17,7 @@
 ``patch_pairs``, ``refinement_losses``, ``refinement``
     Training of a refiner from simulated and real patches that do not belong together.
 ``refiner``
-    The trained refiner: applied to simulations, stored, loaded.
+    The trained refiner, applied to simulations.
 ``realism``
     How far refined images are from real ones.
 ``survival``

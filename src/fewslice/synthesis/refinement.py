@@ -4,14 +4,14 @@
 2. :func:`update_of` is the schedule: the refiner alone on self-regularisation, the discriminator alone, then in turns.
 3. :func:`refinement_stage` makes the stage for the training loop; its validation measures realism and whether the
    annotation survives, by which the weights are chosen and training ends.
-4. :func:`fit_refiner` runs it and wraps what came out.
+4. :func:`fit_refiner` runs it and wraps what came out, or says that the annotation was lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import imagecodecs
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from fewslice.data.normalisation import Method, Normalisation, fit_normalisation
+from fewslice.data.normalisation import Method, Normalisation, fit_normalisation, sampled_values
 from fewslice.data.patches import in_memory
 from fewslice.errors import InputError
 from fewslice.files import write_atomic
@@ -45,6 +45,7 @@ from fewslice.volume import Volume
 __all__ = [
     "RefinementConfig",
     "cell_diameter",
+    "check_request",
     "fit_refiner",
     "refinement_stage",
     "resolved",
@@ -58,7 +59,9 @@ Update = Literal["regularise", "discriminate", "refine"]
 _SMALLEST_PATCH = 32
 _LEAST_PATCHES = 3
 _SAMPLED = 4  # simulations that are looked at before training
+_REMEMBERED = 128  # simulations kept in memory
 _FAILED = -1e3  # score of weights that lost the annotation: below all others
+_ENDS = (0.1, 99.9)  # percentiles that become black and white
 
 
 class RefinementConfig(BaseModel):
@@ -96,7 +99,8 @@ class RefinementConfig(BaseModel):
     validation_patches
         Patches of each kind on which realism is measured.
     least_kept
-        Weights with which a detector's F1 falls below this share of that on unrefined images are not taken.
+        Weights with which a detector's F1 falls below this share of that on unrefined images are not taken; training
+        fails where there are no others.
     schedule
         Learning rate, averaging, validations and patience: training ends when realism has not improved so often.
     """
@@ -239,9 +243,10 @@ def refinement_stage(
     """Make the stage that trains a refiner, and the refiner that it trains.
 
     The stage counts its steps in ``extra["step"]`` and keeps earlier refined images in ``extra["history"]``. At each
-    validation it writes pairs (simulated, refined, real; one row each) as ``pairs_<step>.png`` into its folder. The
-    score is minus the kernel distance of :mod:`fewslice.synthesis.realism`, on patches kept from training where images
-    are large enough, or −1000 where the annotation has not survived; with the schedule's patience it ends the training.
+    validation it writes ``pairs_<step>.png`` into its folder: a row holds a simulated patch, the same refined, a real
+    one, and the real one most like the refined. The score is minus the kernel distance of
+    :mod:`fewslice.synthesis.realism`, on patches kept from training where images are large enough, or −1000 where the
+    annotation has not survived; with the schedule's patience it ends the training.
 
     Parameters
     ----------
@@ -315,54 +320,75 @@ def refinement_stage(
     return stage, refiner
 
 
+def check_request(config: RefinementConfig, steps: int | None, devices: int) -> None:
+    """Refuse what no refiner can be trained with, before anything is computed.
+
+    Parameters
+    ----------
+    config
+        Settings.
+    steps
+        Largest number of steps, pretraining included; None where that is not known yet.
+    devices
+        Devices that share the training.
+
+    Raises
+    ------
+    InputError
+        If the steps do not reach beyond pretraining, or several devices are asked for.
+    """
+    alone = config.pretrain_refiner + config.pretrain_discriminator
+    if steps is not None and steps <= alone:
+        raise InputError(
+            f"{steps} steps of refining end with the {alone} steps of its pretraining; give more --steps or --minutes, "
+            "pretrain less, or set refine=false"
+        )
+    if devices != 1:
+        raise InputError(
+            f"a refiner trains on one device, but {devices} are asked for; use one device or set refine=false"
+        )
+
+
 def fit_refiner(
+    name: str,
+    config: RefinementConfig,
     source: Source,
     targets: Sequence[Volume],
     run: RunFolder,
     *,
     steps: int,
     seed: int = 0,
-    config: RefinementConfig | None = None,
     hardware: Hardware | None = None,
     detect: survival.Detect | None = None,
-    name: str = "refinement",
 ) -> Refiner:
     """Train a refiner, or return the one that this run has trained.
 
     Parameters
     ----------
-    source
-        A simulation, or seed → simulation: the same seed always the same.
-    targets
-        Unlabelled real volumes, of the channels and the voxel size of the simulations.
-    run
-        Where state, log and sample pairs are kept.
+    name, config, source, targets, run, seed, detect
+        See :func:`refinement_stage`.
     steps
         Largest number of steps, pretraining included.
-    seed
-        Of everything drawn.
-    config
-        Settings; what is not set follows from the images.
     hardware
         Device, precision, threads; one device only.
-    detect, name
-        See :func:`refinement_stage`.
 
     Raises
     ------
     InputError
-        As :func:`resolved`; or if the steps do not reach beyond pretraining, or several devices are asked for.
+        As :func:`check_request`; or if the annotation has survived at no validation.
     """
-    config = resolved(config or RefinementConfig(), source, targets, seed)
-    alone = config.pretrain_refiner + config.pretrain_discriminator
-    if steps <= alone:
-        raise InputError(f"{steps} steps end with the {alone} steps of pretraining; give more, or pretrain less")
-    if hardware is not None and hardware.devices != 1:
-        raise InputError(f"a refiner trains on one device, but {hardware.devices} are asked for; set devices to 1")
+    hardware = hardware or Hardware()
+    check_request(config, steps, hardware.devices)
     stage, refiner = refinement_stage(name, config, source, targets, run, seed=seed, detect=detect)
     fitted = fit(stage, run, steps=steps, seed=seed, hardware=hardware)
-    figures = dict(fitted.validation) if fitted.validation is not None else None
-    provenance = {**refiner.provenance, "steps": fitted.steps, "validation": figures}
+    found = dict(fitted.validation or {})
+    if not found.get("score", _FAILED) > _FAILED:  # so that NaN is no success
+        raise InputError(
+            f"refined images keep a share of {found.get('kept', 0.0):.3f} of what is found of the annotation, below "
+            f"least_kept={config.least_kept:g}, at every validation; raise refinement.regularisation.weight or set "
+            "refine=false"
+        )
+    provenance = {**refiner.provenance, "steps": fitted.steps, "validation": found}
     return replace(refiner, generator=refiner.generator.eval(), provenance=provenance)
 
 
@@ -464,7 +490,8 @@ def _validation(
         }
         intact = found.kept >= config.least_kept
         if run.writable:
-            picture = _side_by_side([simulated, refined, real], refiner.grey)
+            closest = realism.nearest(*described)[0][:, 0]
+            picture = _side_by_side([simulated, refined, real, real[closest]], refiner.grey)
             write_atomic(run.stage(name) / f"pairs_{step:06d}.png", bytes(imagecodecs.png_encode(picture)))
         return Validation(-distance.value if intact else _FAILED, {k: _rounded(v) for k, v in figures.items()})
 
@@ -500,13 +527,13 @@ def _rounded(value: float) -> float:
 
 
 def _numbered(source: Source, seed: int) -> Callable[[int], Simulation]:
-    """Return number → simulation, each made once."""
+    """Return number → simulation, the latest 128 of which are remembered."""
     if isinstance(source, Simulation):
         only = source
         return lambda number: only
     make = source
 
-    @cache
+    @lru_cache(_REMEMBERED)
     def simulated(number: int) -> Simulation:
         return make(int(np.random.default_rng([seed, 5, number]).integers(2**31)))
 
@@ -514,13 +541,20 @@ def _numbered(source: Source, seed: int) -> Callable[[int], Simulation]:
 
 
 def _grey(targets: Sequence[Volume], target: Normalisation) -> Normalisation:
-    """Return the normalisation that refined images have as uint8: the targets' own, or stretched to 0 to 255."""
+    """Return the normalisation that refined images have as uint8: the targets' own, or stretched to 0 to 255.
+
+    The 0.1st and the 99.9th percentile of the planes that the targets' own was fitted on become 0 and 255, so that a
+    hot pixel costs no grey levels.
+    """
     if all(t.dtype == np.uint8 for t in targets):
         return target
+    values = [sampled_values(t) for t in targets]
     offsets, scales = [], []
     for channel in range(targets[0].channels):
-        ends = [(float(p.min()), float(p.max())) for p in (_middle_plane(t)[channel] for t in targets)]
-        low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+        ends = np.array([np.percentile(v[channel], _ENDS) for v in values])
+        low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+        if low == high:  # little stands out: all of it counts
+            low, high = min(float(v[channel].min()) for v in values), max(float(v[channel].max()) for v in values)
         stretch = 255.0 / (high - low or 1.0)
         offsets.append((target.offset[channel] - low) * stretch)
         scales.append(target.scale[channel] * stretch)

@@ -1,7 +1,5 @@
 """A trained refiner: simulated images in, images that look like the user's own out, the annotation untouched.
 
-On disk it is a folder with ``refiner.safetensors`` (weights) and ``refiner.json`` (the rest), as a model is.
-
 Volumes are refined plane by plane unless the generator is a 3D one. Planes are the default: every volume holds many of
 them, so a few unlabelled volumes are enough to learn from, and one costs a third of the same number of voxels in 3D. A
 3D generator is for volumes whose texture is continuous along z.
@@ -9,21 +7,16 @@ them, so a few unlabelled volumes are enough to learn from, and one costs a thir
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
-from fewslice.data.normalisation import Method, Normalisation
+from fewslice.data.normalisation import Normalisation
 from fewslice.errors import InputError
-from fewslice.files import write_atomic, write_json
 from fewslice.geometry import Box, cover
 from fewslice.model import prefers_bfloat16
 from fewslice.networks import spade_generator
@@ -32,17 +25,12 @@ from fewslice.synthesis.simulation import Simulation
 from fewslice.volume import Volume
 
 __all__ = [
-    "FORMAT_VERSION",
     "Refiner",
     "build_generator",
     "context",
-    "load_refiner",
     "refine",
-    "save_refiner",
     "to_grey",
 ]
-
-FORMAT_VERSION = 1
 
 Triple = tuple[int, int, int]
 
@@ -166,95 +154,6 @@ def refine(
         inside = tuple(slice(m, m + n) for m, n in zip(margin, part.write.shape, strict=True))
         refined[(slice(None), *part.write.slices)] = to_grey(out[(slice(None), *inside)].cpu().numpy(), refiner.grey)
     return replace(simulation, image=refined)
-
-
-class _Stored(BaseModel):
-    """The content of ``refiner.json``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: int
-    generator: spade_generator.Config
-    channels: int
-    source: _Affine
-    grey: _Affine
-    voxel_size_um: tuple[float, float, float]
-    provenance: dict[str, Any]
-    weights_sha256: str
-
-
-class _Affine(BaseModel):
-    """A stored :class:`~fewslice.data.normalisation.Normalisation`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: Method
-    offset: tuple[float, ...]
-    scale: tuple[float, ...]
-
-
-def save_refiner(refiner: Refiner, folder: Path) -> None:
-    """Write ``refiner.safetensors`` and ``refiner.json`` into `folder`, weights first, each atomically."""
-    from safetensors.torch import save
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in refiner.generator.state_dict().items()}
-    data = save(dict(sorted(tensors.items())))
-    write_atomic(folder / "refiner.safetensors", data)
-    source, grey = (_Affine(method=n.method, offset=n.offset, scale=n.scale) for n in (refiner.source, refiner.grey))
-    stored = _Stored(
-        format_version=FORMAT_VERSION,
-        generator=refiner.config,
-        channels=refiner.channels,
-        source=source,
-        grey=grey,
-        voxel_size_um=refiner.voxel_size_um,
-        provenance=refiner.provenance,
-        weights_sha256=hashlib.sha256(data).hexdigest(),
-    )
-    write_json(folder / "refiner.json", stored.model_dump(mode="json"))
-
-
-def load_refiner(folder: Path) -> Refiner:
-    """Read a refiner written by :func:`save_refiner`. Runs no code from the file.
-
-    Raises
-    ------
-    InputError
-        If a file is missing or damaged, has unknown keys, or was written by a newer version.
-    """
-    from safetensors.torch import load
-
-    path, weights = folder / "refiner.json", folder / "refiner.safetensors"
-    if not path.is_file() or not weights.is_file():
-        raise InputError(f"{folder} holds no refiner.json with refiner.safetensors; train a refiner or copy its folder")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = int(content["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} does not describe a refiner; copy the whole folder again or retrain") from error
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format version {version}, this fewslice reads up to {FORMAT_VERSION}; update fewslice"
-        )
-    try:
-        stored = _Stored(**content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {key}: {first['msg']}; copy the whole folder again or retrain") from error
-    data = weights.read_bytes()
-    if hashlib.sha256(data).hexdigest() != stored.weights_sha256:
-        raise InputError(f"{weights} is damaged: its content does not match the hash in {path.name}; copy it again")
-    network = build_generator(stored.generator, stored.channels)
-    try:
-        network.load_state_dict(load(data))
-    except RuntimeError as error:
-        raise InputError(f"{weights} does not fit the network in {path.name}; copy the whole folder again") from error
-    source, grey = (Normalisation(n.method, n.offset, n.scale) for n in (stored.source, stored.grey))
-    return Refiner(
-        network.eval(), stored.generator, stored.channels, source, grey, stored.voxel_size_um, stored.provenance
-    )
 
 
 def _check(refiner: Refiner, simulation: Simulation) -> None:

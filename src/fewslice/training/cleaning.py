@@ -22,7 +22,8 @@ from fewslice import io, morphology
 from fewslice.data.samples import Sample
 from fewslice.files import write_json
 from fewslice.geometry import Box
-from fewslice.model import model_hash, segment_probabilities
+from fewslice.model import model_hash
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.training.task import Mask, Task
 from fewslice.volume import Volume, normalise_index
 

@@ -18,7 +18,7 @@ from fewslice import morphology
 from fewslice.data.samples import Sample
 from fewslice.errors import InputError
 from fewslice.geometry import Box
-from fewslice.model import segment_probabilities
+from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.training.cleaning import MaskProbabilities, known_planes
 from fewslice.training.task import Mask
 from fewslice.volume import Volume, normalise_index

@@ -1,7 +1,7 @@
 """The stage that trains a contour proposal network on planes whose objects are annotated one by one.
 
-1. `ContourConfig` says how; `resolved_contours` fills what follows from the data: patch, depth, and from the annotation
-   how large objects are.
+1. `ContourConfig` says how; `resolved_contours` fills what follows from the data: patch and depth; `measured_contours`
+   how large objects are, from the annotation that may be learned from.
 2. `contour_stage` makes the stage: patches of ids, targets made of them after augmentation, the six losses.
 3. `HeldOutObjects` matches what is proposed on held-out planes with the objects there: F1, and the best threshold.
 4. `finished_contour_model` wraps the trained network with what prediction needs.
@@ -28,8 +28,9 @@ from fewslice.data.contour_targets import contour_targets
 from fewslice.data.contours import largest_parts
 from fewslice.data.normalisation import Method, Normalisation
 from fewslice.data.patches import Batch, PatchSampler, TrainingVolume
+from fewslice.errors import InputError
 from fewslice.model import Model, NetworkStep, build_network
-from fewslice.morphology.proposals import suppress
+from fewslice.morphology.proposals import Proposals, suppress
 from fewslice.networks.contour_proposals import ContourProposals, contours_at, refine
 from fewslice.training.fit import Fitted
 from fewslice.training.held_out import tiles
@@ -43,6 +44,7 @@ __all__ = [
     "LossWeights",
     "contour_stage",
     "finished_contour_model",
+    "measured_contours",
     "resolved_contours",
     "split_objects",
 ]
@@ -132,10 +134,7 @@ class ContourConfig(BaseModel):
 
 
 def resolved_contours(config: ContourConfig, task: Task) -> ContourConfig:
-    """Fill in what follows from the data: patch, batch size, depth, and the objects' typical radius and reach.
-
-    The radius is that of a circle of the median area. The reach is a quarter more than the extent that 99 % of the
-    objects do not exceed: no point of a contour lies further from a position inside.
+    """Fill in what follows from the data: patch, batch size and depth.
 
     Raises
     ------
@@ -143,7 +142,20 @@ def resolved_contours(config: ContourConfig, task: Task) -> ContourConfig:
         If labels are not instances, a patch exceeds a sample, or a sample is too small for the network.
     """
     task.check_instances()
-    config = resolved(config, task)
+    return resolved(config, task)
+
+
+def measured_contours(config: ContourConfig, task: Task) -> ContourConfig:
+    """Fill in the objects' typical radius and reach, as they are where training may learn.
+
+    The radius is that of a circle of the median area. The reach is a quarter more than the extent that 99 % of the
+    objects do not exceed: no point of a contour lies further from a position inside.
+
+    Raises
+    ------
+    InputError
+        If there is no object.
+    """
     network = dict(config.network)
     if network["radius"] is None or network["reach"] is None:
         area, extent = _sizes(task)
@@ -160,13 +172,18 @@ def split_objects(task: Task) -> int:
 
 
 def _annotated_planes(task: Task) -> Iterator[NDArray[np.unsignedinteger]]:
-    """Yield planes of ids, at most 64 of a sample, evenly chosen."""
+    """Yield planes of ids, at most 64 of a sample, evenly chosen; without objects that are partly held out."""
     axis = task.plane_axis()
-    for sample in task.samples:
-        if sample.annotation is not None:
-            known = sample.annotation.planes(axis)
+    others = tuple(a for a in range(3) if a != axis)
+    for sample, mask in zip(task.samples, task.train_masks, strict=True):
+        if sample.annotation is not None and mask is not None and mask.any():
+            known = np.flatnonzero(mask.any(axis=others))
             for index in known[:: -(-len(known) // _PLANES_MEASURED)]:
-                yield sample.annotation.labels.take(index, axis=axis)
+                plane, annotated = (
+                    a.take(index, axis) for a in (sample.annotation.labels, sample.annotation.annotated)
+                )
+                learned = mask.take(index, axis)
+                yield np.where(learned & ~np.isin(plane, plane[annotated & ~learned]), plane, 0)
 
 
 def _sizes(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -177,6 +194,8 @@ def _sizes(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         area.append(np.bincount(small.ravel())[1:])
         found = ndimage.find_objects(small.astype(np.int32))
         extent.append(np.array([max(s.stop - s.start for s in box) for box in found], dtype=np.int64))
+    if not sum(map(len, area)):
+        raise InputError("no object lies whole in the planes that training learns from; annotate a plane with objects")
     return np.concatenate(area), np.concatenate(extent)
 
 
@@ -298,7 +317,7 @@ class _Matches:
 
 
 class HeldOutObjects:
-    """F1 of the objects found on held-out planes at IoU 0.5, and the threshold that is best there.
+    """F1 of the objects found on held-out planes at IoU 0.5, class by class, and the threshold that is best there.
 
     Objects and contours are compared on held-out pixels only, and count where at least half of their area is held out.
 
@@ -353,8 +372,8 @@ class HeldOutObjects:
             kept = suppress(proposals, overlap=self.config.overlap)
             known = np.zeros(tile.read.shape, bool)
             known[tile.crop.slices] = mask[tile.inner.slices]
-            truth = sample.annotation.labels[tile.read.slices]
-            parts.append(_matched(kept.contour, kept.score, truth.take(0, axis), known.take(0, axis)))
+            truth = sample.annotation.labels[tile.read.slices].take(0, axis)
+            parts.append(_matched(kept, truth, known.take(0, axis), sample.annotation.class_by_id or {}))
         scores = np.concatenate([part.scores for part in parts])
         hits = np.concatenate([part.hits for part in parts])
         objects = sum(part.objects for part in parts)
@@ -371,33 +390,38 @@ class HeldOutObjects:
 
 
 def _matched(
-    contours: NDArray[np.float32],
-    scores: NDArray[np.float32],
+    proposals: Proposals,
     truth: NDArray[np.unsignedinteger],
     known: NDArray[np.bool_],
+    class_by_id: Mapping[int, int],
 ) -> _Matches:
-    """Match contours, best first, each with the object that it overlaps most, if that is free and IoU ≥ 0.5.
+    """Match contours, best first, each with the object of its class that it overlaps most, if free and IoU ≥ 0.5.
 
     Contours overlap, and are hits or not whatever worse ones do, so that one pass gives F1 at every threshold of the
     score; :func:`fewslice.metrics.instance.match` matches labels, at one threshold.
 
     Parameters
     ----------
-    contours, scores
-        (n, samples, 2) and (n,), by descending score.
+    proposals
+        Of one plane, by descending score.
     truth
         (y, x) ids, 0 = background.
     known
         (y, x) where truth counts.
+    class_by_id
+        Class of each object; 1 where it is not named.
     """
-    small, _ = fastremap.renumber(np.ascontiguousarray(truth), preserve_zero=True)
+    small, renumbered = fastremap.renumber(np.ascontiguousarray(truth), preserve_zero=True)
     whole = np.bincount(small.ravel())
+    category = np.ones(len(whole), dtype=np.uint8)
+    for identity, number in renumbered.items():
+        category[int(number)] = class_by_id.get(int(identity), 1)
     area = np.bincount(small[known], minlength=len(whole))
     free = 2 * area >= np.maximum(whole, 1)
     free[0] = False
     objects = int(free.sum())
     counted, hits = [], []
-    for index, contour in enumerate(contours):
+    for index, contour in enumerate(proposals.contour):
         pixels = filled(contour[:, 0], contour[:, 1], truth.shape)
         inside = known[pixels]
         size = int(inside.sum())
@@ -405,12 +429,13 @@ def _matched(
             continue
         common = np.bincount(small[pixels][inside], minlength=len(whole))
         common[0] = 0
+        common[category != proposals.category[index]] = 0
         best = int(common.argmax())
         hit = bool(free[best]) and common[best] >= _MATCHED * (size + area[best] - common[best])
         free[best] &= not hit
         counted.append(index)
         hits.append(hit)
-    return _Matches(scores[counted], np.array(hits, dtype=bool), objects)
+    return _Matches(proposals.score[counted], np.array(hits, dtype=bool), objects)
 
 
 def _best_threshold(

@@ -139,7 +139,7 @@ class HeldOut:
         histogram = np.zeros((2, _THRESHOLDS + 1), dtype=np.int64)
         for tile in self.tiles:
             image = self.task.samples[tile.sample].image
-            p = model.probabilities(image.read(tile.read))[(slice(None), *tile.crop.slices)]
+            p = model.probabilities(image.read(tile.read))[(slice(classes), *tile.crop.slices)]
             known, truth = _truth(self.task, tile, self._classes)
             foreground = p.sum(0)[known]
             found = np.where(foreground >= 0.5, p.argmax(0)[known] + 1, 0)
@@ -197,7 +197,7 @@ def calibrate(
     found = tiles(task, extent, deeper, model.divisor, voxels=CALIBRATION_VOXELS, flat_axis=axis)
     classes = _classes(task, found)
     for tile in found:
-        p = model.probabilities(task.samples[tile.sample].image.read(tile.read))
+        p = model.probabilities(task.samples[tile.sample].image.read(tile.read))[: task.classes]
         known, truth = _truth(task, tile, classes)
         for median, histogram in histograms.items():
             filtered = median_of_planes(torch.from_numpy(p)[None], median, axis)[0].numpy()

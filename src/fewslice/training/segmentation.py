@@ -21,6 +21,7 @@ from fewslice.data import augmentation
 from fewslice.data.neighbours import Neighbours
 from fewslice.data.normalisation import Method
 from fewslice.data.patches import Batch, PatchSampler, TrainingVolume
+from fewslice.data.targets import Outputs
 from fewslice.errors import InputError
 from fewslice.geometry import Box
 from fewslice.model import Model, NetworkStep, Views, build_network
@@ -30,10 +31,12 @@ from fewslice.training.held_out import HeldOut
 from fewslice.training.signal import fit_signal
 from fewslice.training.stage import Schedule, Stage
 from fewslice.training.task import Task
+from fewslice.volume import Volume
 
 __all__ = [
     "SegmentationConfig",
     "dims_of",
+    "foreground_alone",
     "finished_model",
     "network_of_a_kind",
     "network_step",
@@ -41,6 +44,7 @@ __all__ = [
     "resolved",
     "segmentation_stage",
     "untrained_model",
+    "with_outputs",
 ]
 
 Triple = tuple[int, int, int]
@@ -78,8 +82,16 @@ class SegmentationConfig(BaseModel):
         Augmentation.
     normalisation
         ``robust``, ``unit``, ``range`` or ``none``; see :class:`fewslice.data.normalisation.Normalisation`.
+    clip
+        Largest norm of the gradient of a step: longer ones are shortened to it; None: they are not.
     views
         Views averaged at prediction: 1, 4, 8 or 16; see :class:`fewslice.model.NetworkStep`.
+    outputs
+        ``foreground``: the probability of each class. ``boundary`` adds the outline of every object, ``distance`` how
+        deep in its object a voxel lies, so that ``segment`` parts what touches; both need labels of kind ``instances``.
+        None: ``boundary`` if the labels are such, where the strategy can.
+    boundary_voxels
+        Thickness of the outline, which lies inside of the object, in voxels.
     schedule
         Learning rate, averaging of weights, validation.
     """
@@ -98,7 +110,10 @@ class SegmentationConfig(BaseModel):
     foreground: float = Field(0.5, ge=0, le=1)
     augment: augmentation.Config = Field(default_factory=augmentation.Config)
     normalisation: Method = "robust"
+    clip: float | None = Field(12.0, gt=0)
     views: Views = 4
+    outputs: Outputs | None = None
+    boundary_voxels: int = Field(2, ge=1)
     schedule: Schedule = Field(default_factory=Schedule)
 
     @field_validator("network")
@@ -213,6 +228,44 @@ def resolved(config: T, task: Task) -> T:
     return config.model_copy(update={"network": network, "patch": patch, "batch_size": batch})
 
 
+def with_outputs(config: SegmentationConfig, task: Task) -> SegmentationConfig:
+    """Decide what the network says of objects, from what the labels tell.
+
+    Raises
+    ------
+    InputError
+        If boundary or distance are asked for of labels that do not tell objects apart.
+    """
+    if config.outputs is None:
+        return config.model_copy(update={"outputs": "boundary" if task.has_instances else "foreground"})
+    if config.outputs != "foreground":
+        task.check_instances()
+    return config
+
+
+def foreground_alone(config: SegmentationConfig, what: str) -> SegmentationConfig:
+    """Settle a network on the probabilities of classes.
+
+    Parameters
+    ----------
+    config
+        Settings.
+    what
+        The network, for the message.
+
+    Raises
+    ------
+    InputError
+        If more is asked for.
+    """
+    if config.outputs not in (None, "foreground"):
+        raise InputError(
+            f"outputs={config.outputs} is for slices_2d, sparse_3d and the student of pseudo_labels, but {what} gives "
+            "probabilities alone; leave outputs out there"
+        )
+    return config.model_copy(update={"outputs": "foreground"})
+
+
 def _adapted(
     settings: dict[str, Any], voxel: tuple[float, float, float] | None, patch: Triple, axis: int | None
 ) -> dict[str, Any]:
@@ -287,7 +340,7 @@ def segmentation_stage(
     assert config.patch is not None and config.batch_size is not None
     dims = dims_of(config)
     torch.manual_seed(task.seed)
-    network = build_network(config.network, task.channels, task.classes + 1)
+    network = build_network(config.network, task.channels, _channels_out(task, config))
     normalisation = task.normalisation(config.normalisation)
     sampler = PatchSampler(
         volumes=volumes,
@@ -349,14 +402,32 @@ def _supervised_step(
             extra["class_weights"] = class_weights.to(logits.device)
         if config.weighting == "terms" and config.loss != "dice" and batch.pseudo is not None:
             extra["terms"] = batch.pseudo
+        objects = None
+        if batch.objects is not None:
+            logits, objects = logits[:, :-1], logits[:, -1]
         loss = measure(logits, batch.target, batch.weight, **extra)
+        if objects is not None and batch.objects is not None:
+            loss = loss + _of_objects(objects, batch, dice=config.outputs == "boundary")
         stage.optimisers["network"].zero_grad()
         backward(loss)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        if config.clip is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         stage.optimisers["network"].step()
         return {"total": loss}
 
     return step
+
+
+def _of_objects(logits: torch.Tensor, batch: Batch, *, dice: bool) -> torch.Tensor:
+    """Return the loss of boundary or distance, (b, …), where objects are annotated: cross-entropy of two classes.
+
+    Its minimum over p is the target also where that lies between 0 and 1.
+    """
+    assert batch.objects is not None
+    weight = batch.weight if batch.pseudo is None else torch.where(batch.pseudo, 0.0, batch.weight)
+    both = torch.stack((torch.zeros_like(logits), logits), dim=1)
+    target = torch.stack((1.0 - batch.objects, batch.objects), dim=1)
+    return (losses.dice_cross_entropy if dice else losses.cross_entropy)(both, target, weight)
 
 
 def _layout(x: torch.Tensor) -> torch.memory_format:
@@ -377,11 +448,16 @@ def network_step(task: Task, config: SegmentationConfig, gather: Neighbours | No
     return NetworkStep(
         network=config.network,
         in_channels=channels,
-        out_channels=task.classes + 1,
+        out_channels=_channels_out(task, config),
         plane_axis=task.plane_axis() if dims_of(config) == 2 else 0,
         views=config.views,
         gather=gather,
+        objects=config.outputs if config.outputs in ("boundary", "distance") else None,
     )
+
+
+def _channels_out(task: Task, config: SegmentationConfig) -> int:
+    return task.classes + 1 + (config.outputs in ("boundary", "distance"))
 
 
 def untrained_model(task: Task, config: SegmentationConfig) -> Model:
@@ -449,15 +525,15 @@ def finished_model(
 def measured_halo(model: Model, task: Task) -> Triple:
     """Find the smallest halo that changes |p| by at most 0.01 on 99.9 % of the voxels of a training block.
 
-    The reference is the same block with the full receptive field around it, or twice the patch where that is less.
-    Where the image ends before, it is continued by its mirror image: a small image must not make the halo small.
+    The block is the one with most annotated foreground, where there is most to see; the middle of the first sample if
+    nothing is annotated. The reference is the same block with the full receptive field around it, or twice the patch
+    where that is less. Where the image ends before, it is continued by its mirror image: a small image must not make
+    the halo small.
     """
     full = model.receptive_halo
     divisor = model.divisor
-    image = task.samples[0].image
-    core = tuple(min(s, max(p, 2 * d)) for s, p, d in zip(image.shape, model.patch, divisor, strict=True))
-    start = tuple((s - c) // 2 // d * d for s, c, d in zip(image.shape, core, divisor, strict=True))
-    inner = Box(start, tuple(a + c for a, c in zip(start, core, strict=True))).clip(image.shape)
+    extent = [max(p, 2 * d) for p, d in zip(model.patch, divisor, strict=True)]
+    image, inner = _telling_block(task, extent, divisor)
     limit = tuple(min(f, max(2 * p, 32)) for f, p in zip(full, model.patch, strict=True))
 
     def predict(halo: Sequence[int]) -> NDArray[np.float32]:
@@ -473,3 +549,26 @@ def measured_halo(model: Model, task: Task) -> Triple:
         if float((np.abs(predict(halo) - reference) <= 0.01).mean()) >= 0.999:
             return (halo[0], halo[1], halo[2])
     return full
+
+
+def _telling_block(task: Task, extent: Sequence[int], divisor: Triple) -> tuple[Volume, Box]:
+    """Return the block of `extent`, cut where an image ends, with most annotated foreground, and its image."""
+    first = task.samples[0].image
+    core = [min(n, e) for n, e in zip(first.shape, extent, strict=True)]
+    start = [(n - c) // 2 // d * d for n, c, d in zip(first.shape, core, divisor, strict=True)]
+    most, image, block = 0, first, Box(tuple(start), tuple(a + c for a, c in zip(start, core, strict=True)))
+    for sample in task.samples:
+        if sample.annotation is None:
+            continue
+        counts = (sample.annotation.labels > 0) & sample.annotation.annotated
+        shape = counts.shape
+        starts = [range(0, n, max(d, e // d * d)) for n, e, d in zip(shape, extent, divisor, strict=True)]
+        for axis, of_axis in enumerate(starts):
+            counts = np.add.reduceat(counts, list(of_axis), axis=axis, dtype=np.int64)
+        if counts.max() > most:
+            most, image = int(counts.max()), sample.image
+            corner = [s[i] for s, i in zip(starts, np.unravel_index(counts.argmax(), counts.shape), strict=True)]
+            # as large as elsewhere at the far borders, too
+            corner = [max(0, min(a, n - e)) // d * d for a, n, e, d in zip(corner, shape, extent, divisor, strict=True)]
+            block = Box(tuple(corner), tuple(a + e for a, e in zip(corner, extent, strict=True)))
+    return image, block.clip(image.shape)

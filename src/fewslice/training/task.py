@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fewslice.annotation import Annotation
 from fewslice.data.normalisation import Method, Normalisation, fit_normalisation
 from fewslice.data.patches import TrainingVolume, cached
 from fewslice.data.samples import Sample
 from fewslice.data.splits import annotated_axis
+from fewslice.data.targets import Outputs, object_map
 from fewslice.errors import InputError
 from fewslice.training.fit import Fitted, Hardware, Monitor, fit
 from fewslice.training.run_folder import RunFolder
@@ -90,13 +92,35 @@ class Task:
         """Fit the intensity normalisation on all samples, unlabelled ones included."""
         return fit_normalisation([sample.image for sample in self.samples], method)
 
-    def annotated_volumes(self) -> list[TrainingVolume]:
-        """Return the annotated samples with what training may use of them, nothing else known."""
+    def annotated_volumes(self, outputs: Outputs = "foreground", thickness: int = 2) -> list[TrainingVolume]:
+        """Return the annotated samples with what training may use of them, nothing else known.
+
+        Parameters
+        ----------
+        outputs, thickness
+            What is taught of objects; see :func:`fewslice.data.targets.object_map`.
+        """
         return cached(
-            TrainingVolume(sample.image, sample.annotation.classes, mask)
+            TrainingVolume(
+                sample.image,
+                sample.annotation.classes,
+                mask,
+                objects=self._objects(sample.annotation, mask, outputs, thickness),
+            )
             for sample, mask in zip(self.samples, self.train_masks, strict=True)
             if sample.annotation is not None and mask is not None
         )
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether all annotation tells objects apart."""
+        known = [sample.annotation for sample in self.samples if sample.annotation is not None]
+        return bool(known) and all(annotation.kind == "instances" for annotation in known)
+
+    def _objects(
+        self, annotation: Annotation, mask: Mask, outputs: Outputs, thickness: int
+    ) -> NDArray[np.uint8] | None:
+        return object_map(annotation.labels, mask, outputs, thickness=thickness, voxel_size_um=self.voxel_size_um)
 
     def check_instances(self) -> None:
         """Refuse annotation that does not tell objects apart.
@@ -128,7 +152,9 @@ class Task:
             if sample.annotation is not None and mask is not None
         )
 
-    def taught_volumes(self, pseudo_labels: Sequence[Volume], weight: float) -> list[TrainingVolume]:
+    def taught_volumes(
+        self, pseudo_labels: Sequence[Volume], weight: float, outputs: Outputs = "foreground", thickness: int = 2
+    ) -> list[TrainingVolume]:
         """Return every sample with its truth and, beside it, pseudo-labels; held-out voxels stay unseen.
 
         Parameters
@@ -137,6 +163,8 @@ class Task:
             Per sample (classes, z, y, x) uint8, 0–255 for probabilities 0–1.
         weight
             Of voxels that carry a pseudo-label, relative to annotated ones.
+        outputs, thickness
+            What is taught of objects where they are annotated; pseudo-labels say nothing of them.
         """
         return [
             TrainingVolume(
@@ -146,6 +174,9 @@ class Task:
                 pseudo_labels=inferred,
                 pseudo_weight=weight,
                 hidden=hidden if hidden is not None and np.any(hidden) else None,
+                objects=self._objects(sample.annotation, mask, outputs, thickness)
+                if sample.annotation is not None and mask is not None
+                else None,
             )
             for sample, mask, hidden, inferred in zip(
                 self.samples, self.train_masks, self.validation_masks, pseudo_labels, strict=True

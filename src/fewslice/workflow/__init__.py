@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from fewslice.workflow.exchange import convert, export, info, simulate
 from fewslice.workflow.judgement import evaluate, plan, report
-from fewslice.workflow.objects import measure, mesh, segment
+from fewslice.workflow.objects import (
+    estimate_measurement,
+    estimate_meshes,
+    estimate_segmentation,
+    measure,
+    mesh,
+    segment,
+)
 from fewslice.workflow.prediction import estimate_prediction, predict, verify
 from fewslice.workflow.training import run, train, train_samples
 
 __all__ = [
     "convert",
+    "estimate_measurement",
+    "estimate_meshes",
     "estimate_prediction",
+    "estimate_segmentation",
     "evaluate",
     "export",
     "info",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewslice import io
 from fewslice.errors import InputError
 
-__all__ = ["Listener", "available_cores", "check_outputs", "find_model", "ignore_event", "voxel_factor"]
+if TYPE_CHECKING:
+    from fewslice.blocks.cluster import SlurmConfig
+    from fewslice.blocks.engine import Engine
+
+__all__ = ["Listener", "available_cores", "check_outputs", "find_model", "ignore_event", "open_engine", "voxel_factor"]
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -22,17 +27,15 @@ def ignore_event(event: dict[str, Any]) -> None:
 
 
 def check_outputs(paths: Sequence[str], outputs: Sequence[Path]) -> None:
-    """Refuse to write over an image that is read, over a store that holds it, or into what is not a folder."""
+    """Refuse to write over an image that is read, over what holds it or lies in it, or into what is not a folder."""
     for target in outputs:
         above = next(folder for folder in target.absolute().parents if folder.exists())
         if not above.is_dir():
             raise InputError(
                 f"{above} is a file, not a folder, so {target.name} cannot be made in it; choose another -o"
             )
-        place = target.resolve()
         for path in paths:
-            if not io.is_address(path) and place in (Path(path).resolve(), *Path(path).resolve().parents):
-                raise InputError(f"{target} holds the image {path} itself; choose another -o")
+            io.check_apart(path, target)
 
 
 def find_model(run_or_model: str | Path) -> tuple[Path, Path]:
@@ -44,6 +47,48 @@ def find_model(run_or_model: str | Path) -> tuple[Path, Path]:
     if not model_folder.is_dir() or not (model_folder / "model.json").exists():
         raise InputError(f"{run_folder} holds no trained model; train first, or wait until training has finished")
     return run_folder, model_folder
+
+
+@contextmanager
+def open_engine(
+    workers: int | None = None,
+    scheduler: str | None = None,
+    slurm: SlurmConfig | None = None,
+    *,
+    device: str = "cpu",
+) -> Iterator[Engine | None]:
+    """Yield what computes blocks: this process (None), or workers of a cluster for the duration.
+
+    Parameters
+    ----------
+    workers
+        Processes, of this machine or SLURM jobs; None for this process alone.
+    scheduler
+        Address of a running Dask scheduler whose workers compute.
+    slurm
+        Ask SLURM for the workers.
+    device
+        ``cuda``: workers of this machine get a GPU each.
+
+    Raises
+    ------
+    InputError
+        If a scheduler is given together with workers to be started.
+    """
+    if scheduler is not None and (workers is not None or slurm is not None):
+        raise InputError("--scheduler names workers that run already; leave --workers and --slurm out")
+    if workers is None and scheduler is None and slurm is None:
+        yield None
+        return
+    from fewslice.blocks.cluster import connect
+
+    gpus = 0
+    if device == "cuda" and slurm is None:
+        import torch
+
+        gpus = torch.cuda.device_count()
+    with connect(workers=workers, scheduler=scheduler, slurm=slurm, gpus=gpus) as engine:
+        yield engine
 
 
 def voxel_factor(

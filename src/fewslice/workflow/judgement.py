@@ -35,12 +35,14 @@ def evaluate(
     tolerance_um: float | None = None,
     instances: bool = False,
     ignore_smaller: int = 0,
+    listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Measure a prediction against truth, on annotated voxels only.
 
     See :func:`fewslice.evaluation.evaluate`, and with `instances`, where objects are compared with objects and those of
     fewer than `ignore_smaller` voxels are ignored, :func:`fewslice.evaluation.evaluate_instances`.
-    The scores are also appended to the results of the run that made the prediction, if it is still there.
+    The scores are also appended to the results of the run that made the prediction, if it is still there; where that
+    cannot be written, `listener` gets a note.
     """
     from fewslice import evaluation
 
@@ -65,7 +67,11 @@ def evaluate(
             **options,
             "scores": scores,
         }
-        append_line(Path(made_by) / "results.jsonl", entry)
+        try:
+            append_line(Path(made_by) / "results.jsonl", entry)
+        except OSError as error:
+            note = f"the scores are not listed in the results of {made_by}: {error}"
+            (listener or ignore_event)({"event": "note", "note": note})
     return scores
 
 

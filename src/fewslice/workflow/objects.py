@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fewslice import io, registry
 from fewslice.errors import InputError, PartialError
 from fewslice.experiment import checked
-from fewslice.workflow.common import Listener, check_outputs, ignore_event
+from fewslice.workflow.common import Listener, check_outputs, ignore_event, open_engine
 
 if TYPE_CHECKING:
+    from fewslice.blocks.cluster import SlurmConfig
+    from fewslice.blocks.engine import Engine, Retry
+    from fewslice.blocks.preflight import Estimate
     from fewslice.measurement import Source
+    from fewslice.volume import Volume
 
-__all__ = ["measure", "mesh", "segment"]
+__all__ = ["estimate_measurement", "estimate_meshes", "estimate_segmentation", "measure", "mesh", "segment"]
 
 
 def segment(
@@ -28,6 +34,10 @@ def segment(
     axes: str | None = None,
     channels: Sequence[int] | None = None,
     voxel_size_um: tuple[float, float, float] | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    slurm: SlurmConfig | None = None,
+    retries: int = 2,
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
@@ -49,6 +59,8 @@ def segment(
         (z, y, x) voxels per block; the objects do not depend on it. Contours have no blocks.
     axes, channels, voxel_size_um
         Of an image.
+    workers, scheduler, slurm, retries
+        Where blocks are computed; see :func:`fewslice.predict`.
     overwrite
         Replace objects that were found with other settings.
     listener
@@ -67,58 +79,35 @@ def segment(
     PartialError
         If some blocks could not be read; the others are kept.
     """
-    from fewslice.segmenters import choose_kind
-
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"threshold {threshold} must be between 0 and 1")
-    module = None
-    if segmenter is not None:
-        registry.check("segmenters", segmenter)
-        module = registry.load("segmenters", segmenter)
-    from_image = module is not None and hasattr(module, "foreground")
-    if output is not None and not from_image:
-        raise InputError(
-            f"-o {output} is for segmenters that work on an image, such as threshold_watershed; the objects of a "
-            "prediction are written into it, so leave -o out"
-        )
-    if not from_image and (axes is not None or channels is not None or voxel_size_um is not None):
-        raise InputError("--axes, --channels and --voxel-size-um are for images; a prediction states its own")
-
+    from fewslice.blocks.engine import Retry
     from fewslice.instances import open_outputs, segment_store
 
     def tell(name: str, done: int, blocks: int) -> None:
         if listener is not None:
             listener({"event": "block", "pass": name, "image": str(prediction), "done": done, "blocks": blocks})
 
-    if from_image:
-        assert segmenter is not None and module is not None
-        if output is None:
-            raise InputError(f"segmenter {segmenter} works on an image; name the store to make with -o OUT.ome.zarr")
-        if threshold is not None:
-            raise InputError(f"--threshold does not apply to segmenter {segmenter}, which finds its own")
-        config = checked(module.Config, dict(settings or {}), where=f"settings of {segmenter}")
-        target = Path(output)
-        _mask(str(prediction), target, segmenter, config, axes, channels, voxel_size_um, overwrite, listener, tell)
-        stored = open_outputs(target)
-    else:
-        stored = open_outputs(prediction)
-        segmenter = segmenter or choose_kind(stored.outputs)
-        module = registry.load("segmenters", segmenter)
-        config = checked(module.Config, dict(settings or {}), where=f"settings of {segmenter}")
-    if stored.image.voxel_size_um is None and listener is not None:
-        listener({"event": "note", "note": f"{stored.path} has no voxel size, so lengths count in voxels."})
-    if hasattr(module, "segment_store"):
-        if block is not None:
-            raise InputError(
-                f"--block does not apply to segmenter {segmenter}, which works plane by plane; leave it out"
+    asked = _asked(prediction, segmenter, settings, output, threshold, axes, channels, voxel_size_um)
+    retry = Retry(again=retries)
+    with open_engine(workers, scheduler, slurm) as engine:
+        if asked.output is not None:
+            _mask(asked, overwrite, listener, tell, engine, retry)
+        stored = open_outputs(asked.output or prediction)
+        if stored.image.voxel_size_um is None and listener is not None:
+            listener({"event": "note", "note": f"{stored.path} has no voxel size, so lengths count in voxels."})
+        if hasattr(asked.module, "segment_store"):
+            if block is not None:
+                raise InputError(
+                    f"--block does not apply to segmenter {asked.kind}, which works plane by plane; leave it out"
+                )
+            config = asked.config if threshold is None else asked.config.model_copy(update={"threshold": threshold})
+            said: dict[str, Any] = asked.module.segment_store(
+                config, stored.path, overwrite=overwrite, engine=engine, retry=retry, listener=listener
             )
-        if threshold is not None:
-            config = config.model_copy(update={"threshold": threshold})
-        said: dict[str, Any] = module.segment_store(config, stored.path, overwrite=overwrite, listener=listener)
-        return said
-    found = segment_store(
-        stored, segmenter, config, threshold=threshold, block=block, overwrite=overwrite, progress=tell
-    )
+            return said
+        found = segment_store(
+            stored, asked.kind, asked.config, threshold=threshold, block=block, overwrite=overwrite, engine=engine,
+            retry=retry, progress=tell,
+        )  # fmt: skip
     for item, reason in found.failed:
         if listener is not None:
             listener({"event": "block_failed", "image": str(stored.path), "block": list(item.index), "reason": reason})
@@ -142,30 +131,124 @@ def segment(
     }
 
 
-def _mask(
-    source: str,
-    target: Path,
-    kind: str,
-    config: Any,
+def estimate_segmentation(
+    prediction: str | Path,
+    *,
+    segmenter: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    output: str | Path | None = None,
+    threshold: float | None = None,
+    block: tuple[int, int, int] | None = None,
+    axes: str | None = None,
+    channels: Sequence[int] | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    workers: int | None = None,
+) -> list[Estimate]:
+    """Measure on two blocks what :func:`segment` would take on this machine; nothing is kept.
+
+    Parameters are those of :func:`segment`. Of an image, the mask is measured, not yet the objects in it.
+
+    Raises
+    ------
+    InputError
+        As :func:`segment`, and if it cannot fit into memory or onto the disk.
+    """
+    from fewslice.instances import open_outputs, preflight
+
+    asked = _asked(prediction, segmenter, settings, output, threshold, axes, channels, voxel_size_um)
+    if hasattr(asked.module, "segment_store"):
+        raise InputError(f"--dry-run measures blocks, but {asked.kind} paints planes one by one; run it without")
+    if asked.output is not None:
+        image, source = asked.image()
+        mask = preflight.estimate_mask(image, asked.output, asked.kind, asked.config, source, workers=workers or 1)
+        return [mask]
+    stored = open_outputs(prediction)
+    return [
+        preflight.estimate_segmentation(
+            stored, asked.kind, asked.config, threshold=threshold, block=block, workers=workers or 1
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be segmented how; `output` is the store to make of an image, None where there is a prediction."""
+
+    kind: str
+    module: ModuleType
+    config: Any
+    output: Path | None
+    source: io.VolumeSource
+
+    def image(self) -> tuple[Volume, io.VolumeSource]:
+        """Open the image of a segmenter that works without a model."""
+        assert self.output is not None
+        if self.output.suffix != ".zarr":
+            raise InputError(f"-o {self.output} must be named like OUT.ome.zarr; choose such a name")
+        check_outputs([self.source.path], [self.output])
+        return self.source.open(), self.source
+
+
+def _asked(
+    prediction: str | Path,
+    segmenter: str | None,
+    settings: Mapping[str, Any] | None,
+    output: str | Path | None,
+    threshold: float | None,
     axes: str | None,
     channels: Sequence[int] | None,
     voxel_size_um: tuple[float, float, float] | None,
+) -> _Asked:
+    """Check what :func:`segment` was asked for before anything is written."""
+    from fewslice.instances import open_outputs
+    from fewslice.segmenters import choose_kind
+
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold} must be between 0 and 1")
+    module = None
+    if segmenter is not None:
+        registry.check("segmenters", segmenter)
+        module = registry.load("segmenters", segmenter)
+    from_image = module is not None and hasattr(module, "foreground")
+    if output is not None and not from_image:
+        raise InputError(
+            f"-o {output} is for segmenters that work on an image, such as threshold_watershed; the objects of a "
+            "prediction are written into it, so leave -o out"
+        )
+    if not from_image and (axes is not None or channels is not None or voxel_size_um is not None):
+        raise InputError("--axes, --channels and --voxel-size-um are for images; a prediction states its own")
+    if from_image and output is None:
+        raise InputError(f"segmenter {segmenter} works on an image; name the store to make with -o OUT.ome.zarr")
+    if from_image and threshold is not None:
+        raise InputError(f"--threshold does not apply to segmenter {segmenter}, which finds its own")
+    kind = segmenter or choose_kind(open_outputs(prediction).outputs)
+    module = module or registry.load("segmenters", kind)
+    config = checked(module.Config, dict(settings or {}), where=f"settings of {kind}")
+    chosen = None if channels is None else tuple(channels)
+    source = io.VolumeSource(_absolute(prediction), axes, chosen, voxel_size_um)
+    return _Asked(kind, module, config, None if output is None else Path(output), source)
+
+
+def _mask(
+    asked: _Asked,
     overwrite: bool,
     listener: Listener | None,
     tell: Callable[[str, int, int], None],
+    engine: Engine | None,
+    retry: Retry,
 ) -> None:
     """Make the store that a segmenter without a model works on."""
     from fewslice.instances.from_image import mask_image
 
-    if target.suffix != ".zarr":
-        raise InputError(f"-o {target} must be named like OUT.ome.zarr; choose such a name")
-    path = str(Path(source).absolute())
-    check_outputs([path], [target])
-    image = io.open_volume(path, axes=axes, channels=channels, voxel_size_um=voxel_size_um)
+    assert asked.output is not None
+    image, source = asked.image()
     if image.axes_note and listener is not None:
         listener({"event": "note", "note": image.axes_note})
-    facts = {"axes": axes, "channels": channels and list(channels)}
-    outcome = mask_image(image, target, kind, config, attributes=facts, overwrite=overwrite, progress=tell)
+    facts = {"axes": source.axes, "channels": source.channels and list(source.channels)}
+    outcome = mask_image(
+        image, asked.output, asked.kind, asked.config, attributes=facts, overwrite=overwrite, source=source,
+        engine=engine, retry=retry, progress=tell,
+    )  # fmt: skip
     for item, reason in outcome.failed:
         if listener is not None:
             listener({"event": "block_failed", "image": image.source, "block": list(item.index), "reason": reason})
@@ -186,6 +269,10 @@ def measure(
     block: tuple[int, int, int] | None = None,
     parquet: bool = False,
     output: str | Path | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    slurm: SlurmConfig | None = None,
+    retries: int = 2,
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
@@ -209,6 +296,8 @@ def measure(
         Write ``OUT.objects.parquet`` as well.
     output
         ``OUT.objects.csv``; by default beside `path`, named after it.
+    workers, scheduler, slurm, retries
+        Where blocks are computed; see :func:`fewslice.predict`.
     overwrite
         Replace a measurement of other labels or settings.
     listener
@@ -226,23 +315,27 @@ def measure(
     PartialError
         If some blocks could not be measured; what is done is kept.
     """
-    from fewslice.measurement import Source, find_prediction, measure_objects
+    from fewslice.blocks.engine import Retry
+    from fewslice.measurement import find_prediction, measure_objects
 
     source, store = _label_source(path, labels, axes)
     table = _output(output, path, "objects.csv")
     tell = listener or ignore_event
-    measurement = measure_objects(
-        source,
-        table,
-        voxel_size_um=voxel_size_um,
-        image=Source(image, axes) if image is not None else None,
-        regions=Source(regions, axes) if regions is not None else None,
-        prediction=find_prediction(store) if store is not None else None,
-        block=block,
-        parquet=parquet,
-        overwrite=overwrite,
-        progress=_block_teller(tell, source.path, "measure"),
-    )
+    with open_engine(workers, scheduler, slurm) as engine:
+        measurement = measure_objects(
+            source,
+            table,
+            voxel_size_um=voxel_size_um,
+            image=_source(image, axes),
+            regions=_source(regions, axes),
+            prediction=find_prediction(store) if store is not None else None,
+            block=block,
+            parquet=parquet,
+            overwrite=overwrite,
+            engine=engine,
+            retry=Retry(again=retries),
+            progress=_block_teller(tell, source.path, "measure"),
+        )
     for item, reason in measurement.outcome.failed:
         tell({"event": "block_failed", "image": source.path, "block": list(item.index), "reason": reason})
     if measurement.outcome.failed:
@@ -253,6 +346,44 @@ def measure(
     if measurement.already_finished:
         tell({"event": "note", "note": f"{measurement.table} is finished; nothing to do"})
     return {"table": str(measurement.table), **measurement.summary}
+
+
+def estimate_measurement(
+    path: str | Path,
+    *,
+    labels: str | None = None,
+    image: str | None = None,
+    regions: str | None = None,
+    axes: str | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    block: tuple[int, int, int] | None = None,
+    output: str | Path | None = None,
+    workers: int | None = None,
+) -> list[Estimate]:
+    """Measure on two blocks what :func:`measure` would take on this machine; nothing is kept.
+
+    Parameters are those of :func:`measure`.
+
+    Raises
+    ------
+    InputError
+        As :func:`measure`, and if it cannot fit into memory or onto the disk.
+    """
+    from fewslice.measurement import find_prediction, preflight
+
+    source, store = _label_source(path, labels, axes)
+    return [
+        preflight.estimate_measurement(
+            source,
+            Path(output) if output is not None else _sidecar(path, "objects.csv"),
+            voxel_size_um=voxel_size_um,
+            image=_source(image, axes),
+            regions=_source(regions, axes),
+            prediction=find_prediction(store) if store is not None else None,
+            block=block,
+            workers=workers or 1,
+        )
+    ]
 
 
 def mesh(
@@ -267,6 +398,10 @@ def mesh(
     error_um: float | None = None,
     smoothing: int = 10,
     output: str | Path | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    slurm: SlurmConfig | None = None,
+    retries: int = 2,
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Path:
@@ -288,6 +423,8 @@ def mesh(
         Rounds of smoothing; 0 keeps the staircase of voxels.
     output
         A folder; by default ``OUT.meshes`` beside `path`.
+    workers, scheduler, slurm, retries
+        Where blocks are computed; see :func:`fewslice.predict`.
     overwrite
         Replace meshes of other labels or settings.
     listener
@@ -302,9 +439,92 @@ def mesh(
     ------
     InputError
         If there are no such labels, objects or classes, the voxel size is unknown, or a library is not installed.
+    PartialError
+        If some objects could not be done; what is done is kept.
     """
-    from fewslice.measurement import find_prediction
+    from fewslice.blocks.engine import Retry
     from fewslice.measurement.meshes import mesh_objects
+
+    source, objects = _mesh_source(path, labels, objects, classes, axes)
+    tell = listener or ignore_event
+    with open_engine(workers, scheduler, slurm) as engine:
+        found = mesh_objects(
+            source,
+            _output(output, path, "meshes"),
+            objects,
+            kind=kind,
+            voxel_size_um=voxel_size_um,
+            error_um=error_um,
+            smoothing=smoothing,
+            table=_sidecar(path, "objects.csv"),
+            prefix="class_" if classes is not None and kind != "neuroglancer" else "",  # which asks for numbers
+            names=classes,
+            overwrite=overwrite,
+            engine=engine,
+            retry=Retry(again=retries),
+            progress=_block_teller(tell, source.path, "mesh"),
+        )
+    for item, reason in found.failed:
+        tell({"event": "block_failed", "image": source.path, "block": list(item.index), "reason": reason})
+    if found.failed:
+        raise PartialError(
+            f"{len(found.failed)} objects could not be meshed; mend {source.path} and run the same command again"
+        )
+    if not found.written:
+        tell({"event": "note", "note": f"{found.folder} is finished; nothing to do"})
+    return found.folder
+
+
+def estimate_meshes(
+    path: str | Path,
+    *,
+    labels: str | None = None,
+    objects: Sequence[int] | None = None,
+    classes: Sequence[int] | None = None,
+    kind: str = "glb",
+    axes: str | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
+    error_um: float | None = None,
+    smoothing: int = 10,
+    output: str | Path | None = None,
+    workers: int | None = None,
+) -> list[Estimate]:
+    """Measure on a few objects what :func:`mesh` would take on this machine; nothing is kept.
+
+    Parameters are those of :func:`mesh`.
+
+    Raises
+    ------
+    InputError
+        As :func:`mesh`, and if it cannot fit into memory or onto the disk.
+    """
+    from fewslice.measurement import preflight
+
+    source, objects = _mesh_source(path, labels, objects, classes, axes)
+    return [
+        preflight.estimate_meshes(
+            source,
+            _output(output, path, "meshes"),
+            objects,
+            kind=kind,
+            voxel_size_um=voxel_size_um,
+            error_um=error_um,
+            smoothing=smoothing,
+            table=_sidecar(path, "objects.csv"),
+            workers=workers or 1,
+        )
+    ]
+
+
+def _mesh_source(
+    path: str | Path,
+    labels: str | None,
+    objects: Sequence[int] | None,
+    classes: Sequence[int] | None,
+    axes: str | None,
+) -> tuple[Source, Sequence[int] | None]:
+    """Return the labels whose surfaces are meant, and which of them; all when None."""
+    from fewslice.measurement import find_prediction
 
     if classes is not None and (objects is not None or labels is not None):
         raise InputError("classes are surfaces of their own; give either --class or --objects and --labels")
@@ -318,23 +538,18 @@ def mesh(
             known = ", ".join(map(str, prediction.class_values))
             raise InputError(f"{path} has no class {absent[0]}; its classes are {known}")
         objects = [prediction.class_values.index(c) + 1 for c in classes]
-    found = mesh_objects(
-        source,
-        _output(output, path, "meshes"),
-        objects,
-        kind=kind,
-        voxel_size_um=voxel_size_um,
-        error_um=error_um,
-        smoothing=smoothing,
-        table=_sidecar(path, "objects.csv"),
-        prefix="class_" if classes is not None and kind != "neuroglancer" else "",  # which asks for numbers
-        names=classes,
-        overwrite=overwrite,
-        progress=_block_teller(listener or ignore_event, source.path, "mesh"),
-    )
-    if listener is not None and not found.written:
-        listener({"event": "note", "note": f"{found.folder} is finished; nothing to do"})
-    return found.folder
+    return source, objects
+
+
+def _source(path: str | None, axes: str | None) -> Source | None:
+    """Return a volume by its path, which workers with other folders find as well."""
+    from fewslice.measurement import Source
+
+    return None if path is None else Source(_absolute(path), axes)
+
+
+def _absolute(path: str | Path) -> str:
+    return str(path) if io.is_address(path) else str(Path(path).absolute())
 
 
 def _label_source(path: str | Path, labels: str | None, axes: str | None) -> tuple[Source, Path | None]:
@@ -351,13 +566,13 @@ def _label_source(path: str | Path, labels: str | None, axes: str | None) -> tup
         volume = io.open_labels(path, axes=axes)
         if "outputs" in volume.attributes:
             raise InputError(f"{path} holds no labels of objects; make them with fewslice segment first")
-        return Source(str(path), axes), None
+        return Source(_absolute(path), axes), None
     name = labels or "instances"
     if name not in known:
         has = f"its labels are {', '.join(known)}" if known else "it has none"
         raise InputError(f"{path} has no labels '{name}' ({has}); run fewslice segment first, or choose with --labels")
     check_finished(place / "labels" / name)
-    return Source(str(place / "labels" / name)), place
+    return Source(_absolute(place / "labels" / name)), place
 
 
 def _output(asked: str | Path | None, path: str | Path, what: str) -> Path:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING
 from fewslice import io
 from fewslice.errors import InputError, PartialError
 from fewslice.files import append_line
-from fewslice.workflow.common import Listener, check_outputs, find_model, voxel_factor
+from fewslice.workflow.common import Listener, check_outputs, find_model, open_engine, voxel_factor
 
 if TYPE_CHECKING:
     import torch
 
     from fewslice.blocks.cluster import SlurmConfig
-    from fewslice.blocks.engine import Engine
     from fewslice.blocks.preflight import Estimate
     from fewslice.blocks.verify import Verification
     from fewslice.model import Model
@@ -115,7 +113,7 @@ def predict(
     )  # fmt: skip
     model, run_folder, model_folder = requests.model, requests.run_folder, requests.model_folder
     failed = 0
-    with _engine(workers, scheduler, slurm, requests.device) as engine:
+    with open_engine(workers, scheduler, slurm, device=requests.device.type) as engine:
         for volume, source, factor, target in requests.items:
             with Watch(volume.source, listener) as watch:
                 prediction = predict_volume(
@@ -150,10 +148,11 @@ def predict(
                 watch.tell("note", note=f"{found} are darker than any annotated foreground and stay 0")
             failed += len(prediction.outcome.failed)
             if run_folder != model_folder:
-                _note_prediction(run_folder, target, volume.source)
+                _note_prediction(run_folder, target, volume.source, watch.tell)
     if failed:
         raise PartialError(
-            f"{failed} blocks could not be predicted and stay 0; mend the image and run the same command again"
+            f"{failed} blocks could not be predicted and stay 0; the same command tries them again, but a mended image "
+            "counts as another one, so pass --overwrite after mending it"
         )
     return [target for _, _, _, target in requests.items]
 
@@ -200,12 +199,12 @@ def estimate_prediction(
 
 
 def verify(store: str | Path, *, repair: bool = False, listener: Listener | None = None) -> Verification:
-    """Check that everything a store's marks say was written is there and as it was written.
+    """Check that everything that was marked as written is there and as it was written.
 
     Parameters
     ----------
     store
-        ``OUT.ome.zarr`` of predict, finished or not.
+        ``OUT.ome.zarr`` of predict and segment, finished or not; the folder of mesh; ``OUT.objects.csv`` of measure.
     repair
         Take back the marks of damaged blocks, so that the command that made the store makes these again.
     listener
@@ -278,25 +277,6 @@ def _requests(
     return _Requests(model, used_device, run_folder, model_folder, items)
 
 
-@contextmanager
-def _engine(
-    workers: int | None, scheduler: str | None, slurm: SlurmConfig | None, device: torch.device
-) -> Iterator[Engine | None]:
-    """Yield what computes blocks: this process, or workers of a cluster for the duration."""
-    if scheduler is not None and (workers is not None or slurm is not None):
-        raise InputError("--scheduler names workers that run already; leave --workers and --slurm out")
-    if workers is None and scheduler is None and slurm is None:
-        yield None
-        return
-    import torch
-
-    from fewslice.blocks.cluster import connect
-
-    local_gpus = torch.cuda.device_count() if device.type == "cuda" and slurm is None else 0
-    with connect(workers=workers, scheduler=scheduler, slurm=slurm, gpus=local_gpus) as engine:
-        yield engine
-
-
 def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
     if re.match(r"[A-Za-z][\w+.-]+:/", output.as_posix()):
         raise InputError(f"{output} is an address; predict writes to a disk that all workers share, so give a path")
@@ -317,10 +297,16 @@ def _outputs(paths: Sequence[str], output: Path) -> list[Path]:
     return [output / f"{name}.ome.zarr" for name in names]
 
 
-def _note_prediction(run_folder: Path, output: Path, source: str) -> None:
-    """Add a prediction to the results of its run, once, also where a kill came between the two."""
+def _note_prediction(run_folder: Path, output: Path, source: str, tell: Callable[..., None]) -> None:
+    """Add a prediction to the results of its run, once, also where a kill came between the two.
+
+    A run that cannot be written to does not undo the prediction: `tell` says so.
+    """
     from fewslice.training.run_folder import read_lines
 
     entry = {"kind": "prediction", "output": str(output.resolve()), "image": source}
-    if entry not in read_lines(run_folder / "results.jsonl"):
-        append_line(run_folder / "results.jsonl", entry)
+    try:
+        if entry not in read_lines(run_folder / "results.jsonl"):
+            append_line(run_folder / "results.jsonl", entry)
+    except OSError as error:
+        tell("note", note=f"{output} is done, but is not listed in the results of {run_folder}: {error}")

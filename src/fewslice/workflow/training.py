@@ -215,6 +215,8 @@ def _prepare(
     if run_folder.listener is not None:
         run_folder.listener({"event": "note", "note": split.note})
     task = task_for(split)
+    if hasattr(strategy, "measured"):
+        config = strategy.measured(config, task)
     stages = strategy.stages(config, task)
     if isinstance(experiment.steps, dict):
         if set(experiment.steps) != set(stages):
@@ -230,8 +232,11 @@ def _prepare(
         alone = replace(hardware, devices=1)
         between = strategy.between(config, task) if hasattr(strategy, "between") else 0.0
         steps = steps_for_minutes(stages, experiment.minutes or _DEFAULT_MINUTES, alone, between)
+    task = replace(task, steps=steps)
+    if hasattr(strategy, "check"):
+        strategy.check(config, task)
     update = {"settings": config.model_dump(mode="json"), "steps": steps, "minutes": None}
-    return _Prepared(experiment.model_copy(update=update), strategy, config, replace(task, steps=steps), split)
+    return _Prepared(experiment.model_copy(update=update), strategy, config, task, split)
 
 
 def _train(prepared: _Prepared) -> Model:

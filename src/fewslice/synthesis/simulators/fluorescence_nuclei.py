@@ -22,12 +22,13 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from scipy.spatial.transform import Rotation
 
 from fewslice.synthesis.imaging import add_haze, blur, smooth_noise
 from fewslice.synthesis.layout import clumps, push_apart, scatter
 from fewslice.synthesis.moves import moved, ratio, scaled
+from fewslice.synthesis.settings import Extent, NotNegative, Part, Positive, Share
 from fewslice.synthesis.simulation import Footprint, Simulation
 from fewslice.synthesis.stacking import Drawn, annotate, cut_out, stack
 from fewslice.synthesis.statistics import Statistics, log_spread
@@ -54,18 +55,10 @@ Floats = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.intp]
 Box = tuple[slice, slice, slice]
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Extent = Annotated[int, Field(ge=1, le=100_000)]
 Spread = Annotated[float, Field(ge=0, le=1.5)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Nuclei(_Part):
+class Nuclei(Part):
     """How many, how large, of what form, how bright."""
 
     density_per_mm2: Annotated[float, Field(ge=0, le=100_000)] = Field(
@@ -100,7 +93,7 @@ class Nuclei(_Part):
         return self
 
 
-class Layout(_Part):
+class Layout(Part):
     """How nuclei lie to each other."""
 
     clumping: Annotated[float, Field(ge=0, le=2.5)] = Field(0.7, description="spread of ln density over the field")
@@ -113,7 +106,7 @@ class Layout(_Part):
     least_visible: Share = Field(0.3, description="nuclei that show less than this share are left out; one plane only")
 
 
-class Background(_Part):
+class Background(Part):
     """What shines between nuclei."""
 
     level: Positive = Field(8.0, description="mean, grey values")
@@ -121,7 +114,7 @@ class Background(_Part):
     patch_um: Positive = Field(14.0, description="size of coarse texture, µm")
 
 
-class Optics(_Part):
+class Optics(Part):
     """From light to the detector."""
 
     blur_um: tuple[NotNegative, NotNegative, NotNegative] = Field(
@@ -133,7 +126,7 @@ class Optics(_Part):
     shading_um: Positive = Field(120.0, description="size of patches of uneven light, µm")
 
 
-class Detector(_Part):
+class Detector(Part):
     """From light to grey values."""
 
     gain: NotNegative = Field(0.08, description="variance of shot noise over its mean, grey values")
@@ -141,7 +134,7 @@ class Detector(_Part):
     offset: Annotated[float, Field(ge=-255, le=255)] = Field(0.0, description="grey value without light; below 0 is 0")
 
 
-class Config(_Part):
+class Config(Part):
     """All settings; lengths in µm, brightness in grey values of 8 bit, orders z, y, x.
 
     Defaults are close to cultured cells at 20 fold magnification.

@@ -26,12 +26,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from fewslice.synthesis.imaging import blur, smooth_noise
 from fewslice.synthesis.layout import clumps, lay_beside, push_apart, scatter
 from fewslice.synthesis.moves import moved, ratio, scaled
 from fewslice.synthesis.outlines import Window, draw_outlines, extents, positions, radial_depth, windows
+from fewslice.synthesis.settings import Extent, NotNegative, Part, Positive, Share
 from fewslice.synthesis.simulation import Simulation
 from fewslice.synthesis.stacking import Drawn, Stack, annotate, cut_out, stack
 from fewslice.synthesis.statistics import Statistics, log_spread, typical_radius
@@ -61,10 +62,6 @@ NEURON, GLIA = 1, 2
 
 Floats = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.float32]
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Extent = Annotated[int, Field(ge=1, le=100_000)]
 Grey = Annotated[float, Field(ge=1, le=255)]
 Spread = Annotated[float, Field(ge=0, le=1)]
 Density = Annotated[float, Field(ge=0, le=100_000)]
@@ -75,11 +72,7 @@ _COLOURS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Neurons(_Part):
+class Neurons(Part):
     """Large cells: pyramidal ones with corners, round ones."""
 
     density_per_mm2: Density = Field(3300.0, description="cells per mm² of section")
@@ -95,7 +88,7 @@ class Neurons(_Part):
     bumps: Annotated[float, Field(ge=0, le=0.2)] = Field(0.06, description="roughness of the outline, relative")
 
 
-class Glia(_Part):
+class Glia(Part):
     """Small round cells, and flat ones along vessels."""
 
     density_per_mm2: Density = Field(800.0, description="cells per mm² of section")
@@ -106,7 +99,7 @@ class Glia(_Part):
     bumps: Annotated[float, Field(ge=0, le=0.2)] = Field(0.06, description="roughness of the outline, relative")
 
 
-class Layers(_Part):
+class Layers(Part):
     """A gradient along one axis, as through cortical layers."""
 
     axis_degrees: Annotated[float, Field(ge=-360, le=360)] = Field(90.0, description="its axis, from x to y, degrees")
@@ -114,7 +107,7 @@ class Layers(_Part):
     radius_per_mm: Annotated[float, Field(ge=-5, le=5)] = Field(0.0, description="change of ln radius per mm")
 
 
-class Layout(_Part):
+class Layout(Part):
     """How cells lie to each other."""
 
     clumping: Annotated[float, Field(ge=0, le=2)] = Field(0.2, description="spread of ln density over the tissue")
@@ -128,7 +121,7 @@ class Layout(_Part):
     layers: Layers = Layers()
 
 
-class Staining(_Part):
+class Staining(Part):
     """Dye in cells, as amounts of which 1 has the full colour, and the colours."""
 
     background: tuple[Grey, ...] = Field(
@@ -152,7 +145,7 @@ class Staining(_Part):
     see_through: Share = Field(0.6, description="share of the dye of a covered cell that is seen through the upper one")
 
 
-class Neuropil(_Part):
+class Neuropil(Part):
     """What lies between the cells."""
 
     texture: NotNegative = Field(0.02, description="standard deviation of fine texture after blur, amount of dye")
@@ -165,7 +158,7 @@ class Neuropil(_Part):
     ghost_amount: NotNegative = Field(0.13, description="mean amount of dye in them")
 
 
-class Optics(_Part):
+class Optics(Part):
     """From dye to light."""
 
     blur_um: NotNegative = Field(0.37, description="standard deviation of the point spread function in focus, µm")
@@ -175,14 +168,14 @@ class Optics(_Part):
     shading_um: Positive = Field(150.0, description="size of patches of uneven light, µm")
 
 
-class Detector(_Part):
+class Detector(Part):
     """From light to grey values."""
 
     gain: NotNegative = Field(0.01, description="variance of shot noise over its mean, grey values")
     read_noise: NotNegative = Field(1.0, description="standard deviation of read noise, grey values")
 
 
-class Config(_Part):
+class Config(Part):
     """All settings; lengths in µm, brightness in grey values of 8 bit.
 
     Defaults are close to Nissl-stained rat cortex.

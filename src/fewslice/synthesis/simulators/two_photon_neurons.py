@@ -20,7 +20,7 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fewslice.synthesis.imaging import (
     add_haze,
@@ -34,6 +34,7 @@ from fewslice.synthesis.imaging import (
     to_uint8,
 )
 from fewslice.synthesis.moves import moved, ratio, scaled
+from fewslice.synthesis.settings import Extent, NotNegative, Part, Positive, Share
 from fewslice.synthesis.shapes import (
     Body,
     Grid,
@@ -69,9 +70,6 @@ CONTRAST = "bright"
 
 Floats = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.float32]
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pair = tuple[NotNegative, NotNegative]
 
 
@@ -85,11 +83,7 @@ Range = Annotated[Pair, AfterValidator(_ordered)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(_ordered)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Somata(_Part):
+class Somata(Part):
     """Cell bodies: how many, how large, of what form, how bright."""
 
     density_per_mm3: NotNegative = Field(62_000.0, description="bodies per mm³, before those without room are left out")
@@ -136,7 +130,7 @@ class Somata(_Part):
         return self
 
 
-class Processes(_Part):
+class Processes(Part):
     """Dendrites, axons and debris: bright, and background."""
 
     per_soma: Counts = Field((1, 4), description="processes that leave a body, least and most")
@@ -155,7 +149,7 @@ class Processes(_Part):
     second: Pair = Field((0.1, 0.5), description="brightness in channel 1, of channel 0's: processes, debris")
 
 
-class Vessels(_Part):
+class Vessels(Part):
     """Blood vessels: dark tubes with grainy walls that are bright in channel 1."""
 
     density_per_mm3: NotNegative = Field(900.0, description="vessels whose middle lies in a mm³")
@@ -168,7 +162,7 @@ class Vessels(_Part):
     wall: Pair = Field((22, 22), description="brightness of the wall above background in the two channels, grey values")
 
 
-class Background(_Part):
+class Background(Part):
     """Neuropil, in the two channels."""
 
     level: tuple[Positive, Positive] = Field((46.0, 18.3), description="mean, grey values")
@@ -178,7 +172,7 @@ class Background(_Part):
     patch_um: Positive = Field(8.0, description="size of coarse texture, µm")
 
 
-class Optics(_Part):
+class Optics(Part):
     """From light to the detector."""
 
     blur_um: tuple[NotNegative, NotNegative, NotNegative] = Field(
@@ -196,7 +190,7 @@ class Optics(_Part):
     )
 
 
-class Detector(_Part):
+class Detector(Part):
     """From light to grey values."""
 
     gain: Pair = Field((0.45, 0.6), description="variance of shot noise over its mean, by channel, grey values")
@@ -204,17 +198,13 @@ class Detector(_Part):
     offset: float = Field(0.0, description="grey value without light; what falls below 0 is 0")
 
 
-class Config(_Part):
+class Config(Part):
     """All settings; lengths in µm, brightness in grey values of 8 bit, orders z, y, x and channel 0, 1.
 
     Defaults are close to the published two-photon stacks of human cortex at 2 × 0.88 × 0.88 µm.
     """
 
-    shape: tuple[
-        Annotated[int, Field(ge=1, le=100_000)],
-        Annotated[int, Field(ge=1, le=100_000)],
-        Annotated[int, Field(ge=1, le=100_000)],
-    ] = Field((40, 160, 160), description="extent z, y, x, voxels")
+    shape: tuple[Extent, Extent, Extent] = Field((40, 160, 160), description="extent z, y, x, voxels")
     voxel_size_um: tuple[Positive, Positive, Positive] = Field((2.0, 0.88, 0.88), description="z, y, x, µm")
     somata: Somata = Somata()
     processes: Processes = Processes()

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["labels_at"]
+__all__ = ["segment_probabilities"]
 
 
-def labels_at(probabilities: npt.NDArray[Any], threshold: float) -> npt.NDArray[np.uint8]:
-    """Turn stored probabilities into classes as prediction does.
+def segment_probabilities(probabilities: npt.NDArray[Any], threshold: float) -> npt.NDArray[np.uint8]:
+    """Turn stored probabilities into classes.
 
     Parameters
     ----------
