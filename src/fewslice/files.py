@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str | Iterable[str]) -> None:
     """Write `content` beside `path` and rename it into place.
 
     Parameters
@@ -31,24 +32,27 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     path
         The file to create or replace. Its folder must exist.
     content
-        Bytes, or text that is stored as UTF-8.
+        Bytes, or text that is stored as UTF-8; or parts of a text, of which one is in memory at a time.
 
     Raises
     ------
     DiskError
         If the disk is full or refuses the write; an existing file is left as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    parts = [content] if isinstance(content, bytes | str) else content
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")  # processes of other machines write here too
     try:
         with beside.open("wb") as stream:
-            stream.write(data)
+            for part in parts:
+                stream.write(part.encode() if isinstance(part, str) else part)
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(path)
-    except OSError as error:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
+        if isinstance(error, OSError) and not isinstance(error, DiskError):
+            raise disk_error(error, path) from error
+        raise
 
 
 def is_unfinished(path: Path) -> bool:

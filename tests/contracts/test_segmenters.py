@@ -13,9 +13,8 @@ from fewslice.errors import InputError
 from fewslice.geometry import cover
 from fewslice.segmenters import CONTACT, JOIN, Output, Place
 
-KINDS = [
-    kind for kind in registry.names("segmenters") if not hasattr(registry.load("segmenters", kind), "segment_store")
-]
+EVERY = registry.names("segmenters")
+KINDS = [kind for kind in EVERY if not hasattr(registry.load("segmenters", kind), "segment_store")]
 PROBABILITY = (Output("foreground", "probability"),)
 SHAPE = (10, 30, 34)
 
@@ -41,7 +40,7 @@ def regions(kind: str, block: tuple[int, int, int], voxel: Any = None, threshold
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_settings_are_frozen_closed_and_have_defaults(kind: str) -> None:
     module = registry.load("segmenters", kind)
     config = module.Config()
@@ -54,11 +53,12 @@ def test_settings_are_frozen_closed_and_have_defaults(kind: str) -> None:
     assert registry.load("segmenters", kind).__doc__
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_outputs_that_lack_are_refused_by_name(kind: str) -> None:
     module = registry.load("segmenters", kind)
-    assert module.channels(PROBABILITY) == (0,)
-    with pytest.raises(InputError, match=r"needs a probability output.*edge \(boundary\)"):
+    needed = "probability" if kind in KINDS else "contour"
+    assert module.channels((Output("edge", "boundary"), Output("own", needed))) == (1,)
+    with pytest.raises(InputError, match=rf"segmenter {kind} needs a {needed} output.*edge \(boundary\)"):
         module.channels((Output("edge", "boundary"),))
 
 

@@ -123,6 +123,29 @@ def test_lost_cut_and_changed_chunks_are_found_and_only_their_blocks_made_again(
     assert again.outcome.done == 3 and _files(out) == before and verify_store(out).damaged == ()
 
 
+def test_repair_makes_again_what_coarser_levels_hold_of_damaged_blocks(tmp_path: Path) -> None:
+    """A chunk that is lost before the pyramid is made is lost on all levels, each as its checksums say."""
+    model, image, out = _model(), _image((8, 40, 1200)), tmp_path / "OUT.ome.zarr"
+    options: dict[str, Any] = {"model_id": "m", "block": (8, 40, 200), "halo": (2, 4, 4)}
+    predict_volume(model, image, tmp_path / "good.ome.zarr", **options)
+
+    def lose(done: int, blocks: int) -> None:
+        if done == blocks:
+            (out / "0/c/0/0/0/4").unlink()
+            (out / "labels/segmentation/0/c/0/0/0").unlink(missing_ok=True)
+
+    predict_volume(model, image, out, progress=lose, **options)
+    assert _files(out / "1") != _files(tmp_path / "good.ome.zarr" / "1")
+    found = verify_store(out)
+    assert found.damaged and all(item.array.endswith("0") for item in found.damaged)
+    forget_damaged(out, found.damaged)
+    assert verify_store(out).exit_code == 3
+    predict_volume(model, image, out, **options)
+    assert verify_store(out).exit_code == 0
+    for level in ("0", "1", "labels/segmentation/0", "labels/segmentation/1"):
+        assert _files(out / level) == _files(tmp_path / "good.ome.zarr" / level)
+
+
 def test_a_store_without_record_cannot_be_verified(tmp_path: Path) -> None:
     io.save_volume(tmp_path / "x.ome.zarr", _image())
     with pytest.raises(InputError, match="holds no record"):

@@ -26,7 +26,7 @@ from fewslice.evaluation.instances import evaluate_instances
 from fewslice.geometry import Box
 from fewslice.measurement import Source, find_prediction, measure_objects
 from fewslice.morphology.proposals import Proposals
-from fewslice.segmenters.contours import painted_planes, write_geojson
+from fewslice.segmenters.contours import painted, write_geojson
 from fewslice.volume import Volume
 
 VOXEL = (2.0, 0.88, 0.88)
@@ -194,10 +194,8 @@ class Fabricated:
         circle = np.stack([30 + 8 * np.sin(angle), 40 + 12 * np.cos(angle)], axis=1).astype(np.float32)
         anchors, scores = np.array([[z, 30, 40] for z in (3, 4)]), np.array([0.9, 0.8], np.float32)
         proposals = Proposals(anchors, scores, np.ones(2, np.uint8), np.stack([circle] * 2), 0)
-        write_geojson(self.folder / f"{name}_out.contours.geojson", proposals, class_values=[1], voxel_size_um=VOXEL)
-        labels = np.zeros(self.shape, np.uint8)
-        for plane, painted in painted_planes(proposals, self.shape):
-            labels[plane] = painted
+        write_geojson(self.folder / f"{name}_out.contours.geojson", [proposals], class_values=[1], voxel_size_um=VOXEL)
+        labels = painted(proposals, Box.of(self.shape), dtype=np.uint8)
         instances = io.create_labels(
             output, "instances", shape=self.shape, dtype=np.uint8, chunks=(10, 64, 64), voxel_size_um=VOXEL,
             attributes={"objects": 2, "segmenter": "contours", "settings": {"overlap": 0.2}},

@@ -16,9 +16,10 @@ from fewslice.data.samples import Sample
 from fewslice.data.splits import hold_out
 from fewslice.errors import InputError
 from fewslice.experiment import Experiment, read_experiment
+from fewslice.geometry import Box
 from fewslice.model import Model
 from fewslice.prediction import predict_volume
-from fewslice.segmenters.contours import painted_planes, proposals_of, suppress
+from fewslice.segmenters.contours import instances_of, painted, proposals_of
 from fewslice.training.fit import Hardware
 from fewslice.training.run_folder import read_lines
 from fewslice.volume import Volume
@@ -67,10 +68,8 @@ def test_it_finds_discs_of_another_image(tmp_path: Path) -> None:
     image, truth = _scene(7, planes=2)
     out = tmp_path / "OUT.ome.zarr"
     predict_volume(model, Volume.from_array(image, (2.0, 0.5, 0.5)), out, model_id="m", block=(1, 48, 48))
-    instances = suppress(proposals_of(out))
-    found = np.zeros(truth.shape, np.uint32)
-    for plane, labels in painted_planes(instances, truth.shape):
-        found[plane] = labels
+    instances = instances_of(proposals_of(out))
+    found = painted(instances, Box.of(truth.shape))
     hits = 0
     for identity in np.unique(truth[truth > 0]):
         here = truth == identity
@@ -178,6 +177,6 @@ def test_the_verbs_train_and_predict(tmp_path: Path) -> None:
     images = [str(tmp_path / "image.tif")]
     (out,) = workflow.predict(run, images, tmp_path / "OUT.ome.zarr", device="cpu", threshold=0.3)
     assert (tmp_path / "OUT.proposals").is_dir() and io.open_volume(out).channel_names == ("foreground",)
-    assert len(suppress(proposals_of(out))) > 0
+    assert len(instances_of(proposals_of(out))) > 0
     with pytest.raises(InputError, match="sees one view"):
         workflow.predict(run, images, tmp_path / "b.ome.zarr", device="cpu", views=4)

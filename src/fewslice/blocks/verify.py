@@ -6,8 +6,9 @@ holds only 0 is not stored, so that its absence alone says nothing; the checksum
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,8 @@ def verify_store(store: Path, progress: Callable[[int], None] | None = None) -> 
 def forget_damaged(store: Path, damaged: tuple[Damage, ...]) -> None:
     """Take back the marks of damaged blocks and remove their damaged chunks and files.
 
-    The command that made them then makes these blocks again. A cut shard would have to be read to be written to. Of a
-    damaged table all files go, since it is made as a whole.
+    The command that made them then makes these blocks again, and what coarser levels hold of them. A cut shard would
+    have to be read to be written to. Of a damaged table all files go, since it is made as a whole.
 
     Parameters
     ----------
@@ -153,6 +154,8 @@ def forget_damaged(store: Path, damaged: tuple[Damage, ...]) -> None:
         folder = _folder(store, item.record)
         by_record.setdefault(_owner(store, folder), set())
         by_record.setdefault(folder, set()).add(item.block)
+    for folder, blocks in _built_on(store, damaged).items():
+        by_record.setdefault(folder, set()).update(blocks)
     for folder, blocks in by_record.items():
         record = existing_record(folder)
         if record is not None:
@@ -166,6 +169,37 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, path) from error
+
+
+def _built_on(store: Path, damaged: tuple[Damage, ...]) -> dict[Path, set[Shape]]:
+    """Return, by record, the blocks of coarser levels that were made of damaged blocks, perhaps after the damage."""
+    found: dict[Path, set[Shape]] = {}
+    for name, folder in {(item.array, item.record) for item in damaged}:
+        group, _, level = name.rpartition("/")
+        record = existing_record(_folder(store, folder))
+        if not level.isdecimal() or record is None:
+            continue
+        blocks = {item.block for item in damaged if (item.array, item.record) == (name, folder)}
+        boxes = [mark.write for mark in record.marks() if mark.index in blocks]
+        for above in itertools.count(int(level) + 1):
+            marks = existing_record(store / ".fewslice" / "levels" / group / str(above))
+            if marks is None:
+                break
+            step = ome_zarr.open_reduction(store / group, above).step
+            boxes = [_reduced(box, step) for box in boxes]
+            touched = {mark.index for mark in marks.marks() if any(_meet(mark.write, box) for box in boxes)}
+            found.setdefault(marks.folder, set()).update(touched)
+    return found
+
+
+def _reduced(box: Box, step: Sequence[int]) -> Box:
+    start = tuple(low // s for low, s in zip(box.start, step, strict=True))
+    return Box(start, tuple(-(-high // s) for high, s in zip(box.stop, step, strict=True)))
+
+
+def _meet(one: Box, other: Box) -> bool:
+    ends = zip(one.start, one.stop, other.start, other.stop, strict=True)
+    return all(a < d and c < b for a, b, c, d in ends)
 
 
 # --- where records lie ----------------------------------------------------------------------------------------------

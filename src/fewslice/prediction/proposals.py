@@ -47,10 +47,17 @@ def write_block(folder: Path, block: Block, proposals: Proposals) -> None:
     write_atomic(folder / f"{'_'.join(map(str, block.index))}.npz", buffer.getvalue())
 
 
-def read_proposals(output: Path) -> Proposals:
-    """Read all proposals that belong to an output of ``fewslice predict``.
+def read_proposals(output: Path, planes: range | None = None) -> Proposals:
+    """Read proposals that belong to an output of ``fewslice predict``.
 
-    Memory: about 300 bytes per proposal of 32 points.
+    Memory: about 300 bytes per proposal of 32 points, and the proposals of one block.
+
+    Parameters
+    ----------
+    output
+        ``OUT.ome.zarr``, with ``OUT.proposals`` beside it.
+    planes
+        Those whose proposals are wanted; all by default.
 
     Raises
     ------
@@ -61,16 +68,21 @@ def read_proposals(output: Path) -> Proposals:
     facts: dict[str, Any] = image.attributes
     if not any(o.get("kind") == "contour" for o in facts.get("outputs", [])):
         raise InputError(f"{output} was not made by a model that proposes contours; use another segmenter")
-    folder = folder_of(output)
+    folder, axis = folder_of(output), int(facts["plane_axis"])
+    size = facts["block"][axis]
+    wanted = range(image.shape[axis]) if planes is None else planes
     counts = [math.ceil(extent / size) for extent, size in zip(image.shape, facts["block"], strict=True)]
     parts = []
     for index in np.ndindex(*counts):
+        if not wanted.start // size <= index[axis] <= (wanted.stop - 1) // size:
+            continue
         path = folder / f"{'_'.join(map(str, index))}.npz"
         if not path.is_file():
             raise InputError(
                 f"{path} is missing: {output} is not finished, or was moved without {folder.name}; run predict again"
             )
-        parts.append(_read(path, int(facts["plane_axis"])))
+        part = _read(path, axis)
+        parts.append(part.taken((part.plane >= wanted.start) & (part.plane < wanted.stop)))
     return join(parts)
 
 
