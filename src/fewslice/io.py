@@ -784,6 +784,7 @@ def _volume(stored: Stored, axes: str, note: str | None, source: str, voxel_size
         _spatial(stored.chunks, axes, array.shape),
         stored.label_names,
         stored.attributes,
+        () if is_address(source) else stored.files or (_place(source),),
     )
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from fewslice.errors import InputError
-from fewslice.geometry import Box
+from fewslice.geometry import Box, cover
 
 __all__ = [
     "UNKNOWN_AXIS",
@@ -36,6 +38,11 @@ UNKNOWN_AXIS = "?"
 
 HASH_WHOLE_BYTES = 32 * 2**20
 """Volumes up to this size are hashed whole, larger ones by samples."""
+
+_HASHED_AT_ONCE = (32, 512, 512)
+"""Voxels z, y, x: the same for every format, so that the hash is."""
+
+_STATED_FILES = 100_000
 
 Triple = tuple[float, float, float]
 Shape3 = tuple[int, int, int]
@@ -370,6 +377,8 @@ class Volume:
         Names under ``labels/`` of an OME-Zarr image.
     attributes
         What fewslice itself stored with it (empty for foreign files).
+    files
+        Files and folders on disk that hold its values; none for arrays in memory and at addresses.
     """
 
     array: LazyArray
@@ -381,6 +390,7 @@ class Volume:
     chunks: Shape3 | None = None
     label_names: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict, compare=False)
+    files: tuple[Path, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Refuse arrays that are not c, z, y, x and fill in channel names."""
@@ -528,22 +538,52 @@ class Volume:
     def _channel_list(self) -> str:
         return ", ".join(f"{i} ({name})" for i, name in enumerate(self.channel_names))
 
-    def content_hash(self) -> str:
+    def content_hash(self, *, whole: bool = False) -> str:
         """Return a SHA-256 hash of shape, type and values, the same for the same voxels in any format.
 
         Volumes up to 32 MiB are hashed whole. Of larger ones, 64 x 64 voxels are sampled at fixed pseudo-random places
-        on 16 planes, and the first and last voxels, so that it stays cheap for a terabyte.
+        on 16 planes, and the first and last voxels, so that it stays cheap for a terabyte; see :meth:`files_hash`.
+
+        Parameters
+        ----------
+        whole
+            Read all of it, block by block, whatever its size.
         """
         digest = hashlib.sha256(f"{self.array.shape} {self.dtype.newbyteorder('<').str}".encode())
-        for box in self._hash_boxes():
+        for box in self._hash_boxes(whole=whole):
             values = np.ascontiguousarray(self.read(box), dtype=self.dtype.newbyteorder("<"))
             digest.update(values.tobytes())
         return digest.hexdigest()
 
-    def _hash_boxes(self) -> list[Box]:
+    def files_hash(self) -> str | None:
+        """Return a SHA-256 hash of names, sizes and times of the files whose values :meth:`content_hash` only samples.
+
+        It changes where a file is written again, also with the same values, and where it is copied without its times.
+        Of a store of more than 100,000 files the folders count instead of the files beyond.
+
+        Returns
+        -------
+        str or None
+            None for volumes that are hashed whole, in memory, or at an address.
+        """
+        if not self.files or self._is_small:
+            return None
+        digest = hashlib.sha256()
+        for place in self.files:
+            for entry in _file_facts(place):
+                digest.update(repr(entry).encode())
+        return digest.hexdigest()
+
+    @property
+    def _is_small(self) -> bool:
+        return math.prod(self.array.shape) * self.dtype.itemsize <= HASH_WHOLE_BYTES
+
+    def _hash_boxes(self, *, whole: bool) -> list[Box]:
         z, y, x = self.shape
-        if self.channels * z * y * x * self.dtype.itemsize <= HASH_WHOLE_BYTES:
+        if self._is_small:
             return [Box((i, 0, 0), (i + 1, y, x)) for i in range(z)]
+        if whole:
+            return [block.write for block in cover(self.shape, _HASHED_AT_ONCE, (0, 0, 0))]
         rng = np.random.Generator(np.random.PCG64(0))
         boxes = [Box((0, 0, 0), (1, 1, 1)), Box((z - 1, y - 1, x - 1), (z, y, x))]
         for plane in np.unique(np.linspace(0, z - 1, 16).round().astype(int)):
@@ -551,3 +591,27 @@ class Volume:
             start = (int(plane), row, column)
             boxes.append(Box(start, (start[0] + 1, row + 64, column + 64)).clip(self.shape))
         return boxes
+
+
+def _file_facts(place: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, bytes and time of change of a file, or of all files in a folder."""
+    if not place.is_dir():
+        yield _facts_of(place, place.name)
+        return
+    count = 0
+    for folder, folders, names in os.walk(place):
+        folders.sort()
+        inside, within = Path(folder), os.path.relpath(folder, place)
+        stated = sorted(names)[: max(_STATED_FILES - count, 0)]
+        yield from (_facts_of(inside / name, f"{within}/{name}") for name in stated)
+        if len(stated) < len(names):
+            yield _facts_of(inside, within)
+        count += len(names)
+
+
+def _facts_of(path: Path, name: str) -> tuple[str, int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise InputError(f"{path} cannot be looked at ({error.strerror}); check the image it belongs to") from error
+    return name, found.st_size, found.st_mtime_ns

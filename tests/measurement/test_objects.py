@@ -18,7 +18,7 @@ from skimage.measure import label, marching_cubes, mesh_surface_area, regionprop
 from fewslice import io, workflow
 from fewslice.blocks.engine import Opened, Outcome
 from fewslice.blocks.record import open_record
-from fewslice.errors import InputError, PartialError
+from fewslice.errors import InputError
 from fewslice.geometry import Block, Box
 from fewslice.measurement import Source, measure_objects, meshes, objects
 from fewslice.volume import Volume
@@ -211,14 +211,34 @@ def test_finished_is_not_done_again_and_others_are_not_overwritten(tmp_path: Pat
     assert other["volume_mm3"] == pytest.approx(first["volume_mm3"] * 4)
 
 
-def test_a_damaged_chunk_leaves_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_changed_are_measured_anew(tmp_path: Path) -> None:
+    """Also where no sampled voxel of a large volume changed, and where other labels of the same store are meant."""
+    labels = np.zeros((40, 1000, 1000), np.uint8)  # more than is hashed whole by default
+    labels[10:13, 500:520, 500:520] = 1
+    path = tmp_path / "cells.ome.zarr"
+    io.save_labels(path, labels, voxel_size_um=VOXEL)
+    assert workflow.measure(path)["objects"] == 1
+    before = io.open_labels(path).content_hash()
+    changed = Box((10, 510, 500), (13, 520, 520))
+    edited = labels.copy()
+    edited[changed.slices] = 2
+    io.open_output(path).write(Box.of(labels.shape), edited[None])
+    assert io.open_labels(path).content_hash() == before
+    with pytest.raises(InputError, match="--overwrite"):
+        workflow.measure(path)
+    assert workflow.measure(path, overwrite=True)["objects"] == 2
+    io.save_labels(tmp_path / "same.ome.zarr", edited, voxel_size_um=VOXEL)
+    with pytest.raises(InputError, match="--overwrite"):
+        workflow.measure(tmp_path / "same.ome.zarr", output=tmp_path / "cells.objects.csv")
+
+
+def test_a_damaged_chunk_leaves_no_table(tmp_path: Path) -> None:
     path = store(tmp_path, blobs())
-    monkeypatch.setattr(Volume, "content_hash", lambda self: "as of a large volume, of which not all is hashed")
     chunks = [p for p in (path / "labels/instances").rglob("*") if p.is_file() and "zarr" not in p.name]
     chunk = max(chunks, key=lambda p: p.stat().st_size)
     kept = chunk.read_bytes()
     chunk.write_bytes(kept[:40])
-    with pytest.raises(PartialError, match="same command"):
+    with pytest.raises(InputError, match="damaged"):
         workflow.measure(path, block=(6, 16, 33))
     assert not (tmp_path / "OUT.objects.csv").exists()
     chunk.write_bytes(kept)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,66 @@ def test_a_strange_folder_is_never_written_into(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="was not made by predict"):
         predict_volume(_model(), _image(), out, model_id="m")
     assert _files(out) == before
+
+
+def test_overwrite_removes_only_what_predict_or_zarr_made(tmp_path: Path) -> None:
+    """A folder of other files is refused, and a folder that only is called like proposals is left alone."""
+    (tmp_path / "plain.zarr").mkdir()
+    (tmp_path / "plain.zarr" / "thesis.txt").write_text("years of work")
+    io.save_volume(tmp_path / "raw.ome.zarr", _image())
+    (tmp_path / "raw.proposals").mkdir()
+    (tmp_path / "raw.proposals" / "grant.docx").write_text("years of work")
+    before = _files(tmp_path)
+    with pytest.raises(InputError, match="no Zarr store"):
+        predict_volume(_model(), _image(), tmp_path / "plain.zarr", model_id="m", overwrite=True)
+    assert _files(tmp_path) == before
+    predict_volume(_model(), _image(), tmp_path / "raw.ome.zarr", model_id="m", overwrite=True)
+    assert io.open_volume(tmp_path / "raw.ome.zarr").attributes["outputs"]
+    assert (tmp_path / "raw.proposals" / "grant.docx").read_text() == "years of work"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.zarr", "raw.ome.zarr", "raw.proposals"]
+
+
+def test_an_image_written_again_is_another_image(tmp_path: Path) -> None:
+    """Also where no sampled voxel changed; a copy that keeps the times of its files is the same."""
+    values = np.full((36, 1000, 1000), 50, np.uint8)  # more than is hashed whole
+    path, out = tmp_path / "big.ome.zarr", tmp_path / "OUT.ome.zarr"
+    io.save_volume(path, Volume.from_array(values))
+    options: dict[str, Any] = {"model_id": "m", "halo": (0, 0, 0), "block": (4, 64, 64)}
+
+    def stop(done: int, blocks: int) -> None:
+        raise KeyboardInterrupt
+
+    def begin(source: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            predict_volume(_model(dims=2), io.open_volume(source), out, progress=stop, **options)
+
+    begin(path)
+    shutil.copytree(path, tmp_path / "copy" / path.name)  # keeps times
+    begin(tmp_path / "copy" / path.name)
+    sampled = io.open_volume(path).content_hash()
+    values[5:9, 300:700, 300:700] = 200
+    io.save_volume(path, Volume.from_array(values), overwrite=True)
+    assert io.open_volume(path).content_hash() == sampled
+    with pytest.raises(InputError, match="other sizes or times"):
+        predict_volume(_model(dims=2), io.open_volume(path), out, **options)
+
+
+def test_two_runs_never_write_into_one_output(tmp_path: Path) -> None:
+    """The second is refused while the first goes on, which ends as if alone."""
+    model, image, out = _model(), _image(), tmp_path / "OUT.ome.zarr"
+    options: dict[str, Any] = {"model_id": "m", "block": (10, 20, 20)}
+    refusals: list[str] = []
+
+    def again(done: int, blocks: int) -> None:
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="is being written by process") as caught:
+                predict_volume(model, image, out, overwrite=overwrite, **options)
+            refusals.append(str(caught.value))
+
+    assert predict_volume(model, image, out, progress=again, **options).outcome.done == 6
+    assert len(refusals) == 12 and str(os.getpid()) in refusals[0]
+    assert predict_volume(model, image, out, **options).already_finished
+    assert [p.name for p in tmp_path.iterdir()] == ["OUT.ome.zarr"]
 
 
 def test_a_block_with_nan_is_recorded_and_the_others_are_done(tmp_path: Path) -> None:

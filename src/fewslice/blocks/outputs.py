@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from fewslice import io
-from fewslice.blocks.record import open_record
+from fewslice.blocks.record import existing_record, open_record
 from fewslice.errors import FewsliceError
 from fewslice.files import disk_error
+from fewslice.formats import ome_zarr
 from fewslice.geometry import Shape
 
 __all__ = ["Contents", "create_outputs", "create_store", "remove_outputs"]
@@ -49,6 +52,8 @@ class Contents:
 def create_outputs(output: Path, contents: Contents, facts: Mapping[str, Any], key: str) -> None:
     """Make the empty output beside its place and rename it, so that what exists can always be resumed.
 
+    Nobody else may be writing to `output`; see :func:`fewslice.blocks.lock.locked`.
+
     Parameters
     ----------
     output
@@ -65,11 +70,10 @@ def create_outputs(output: Path, contents: Contents, facts: Mapping[str, Any], k
     DiskError
         If the disk refuses the write; nothing is left.
     """
-    beside = output.with_name(f".{output.name}.part")
-    if beside.exists():
-        remove_outputs(beside)
+    beside = _beside(output)
     begun = beside / output.name
     try:
+        _remove_leftovers(output)
         beside.mkdir(parents=True)
         create_store(begun, contents, facts)
         open_record(begun / ".fewslice", key, what=str(output))
@@ -98,9 +102,33 @@ def create_store(place: Path, contents: Contents, facts: Mapping[str, Any]) -> N
 
 
 def remove_outputs(store: Path) -> None:
-    """Remove a store, its record first, so that what a kill leaves is never taken for a finished output."""
-    shutil.rmtree(store / ".fewslice", ignore_errors=True)
+    """Remove a store of ours, or another Zarr store: first from its name, so that no kill leaves half of it there.
+
+    Raises
+    ------
+    InputError
+        If it is neither; nothing is removed.
+    DiskError
+        If the disk refuses.
+    """
+    if existing_record(store / ".fewslice") is None:
+        ome_zarr.check_overwrite(str(store))
+    beside = _beside(store)
     try:
-        shutil.rmtree(store)
+        store.rename(beside)
+        shutil.rmtree(beside)
     except OSError as error:
         raise disk_error(error, store) from error
+
+
+def _beside(output: Path) -> Path:
+    return output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}.part")
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Remove what kills left of beginnings and removals of an output."""
+    name = re.compile(rf"\.{re.escape(output.name)}(\.[0-9a-f]{{12}})?\.part")
+    if output.parent.is_dir():
+        for path in output.parent.iterdir():
+            if name.fullmatch(path.name) and path.is_dir():
+                shutil.rmtree(path)

@@ -30,6 +30,7 @@ underscore are shared code, not kinds.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fewslice.volume import LazyArray
@@ -63,6 +64,8 @@ class Stored:
         Whether the file itself declares that the values are labels.
     attributes
         What fewslice stored with it.
+    files
+        Files and folders that hold the values, where these are not all that lies at the location.
     details
         More facts for ``fewslice info``: format version, pyramid, compression.
     """
@@ -77,6 +80,7 @@ class Stored:
     label_names: tuple[str, ...] = ()
     is_labels: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
 

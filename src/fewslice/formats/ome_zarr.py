@@ -156,6 +156,7 @@ def _read_image(folder: Path, attributes: dict[str, Any], ome: dict[str, Any]) -
         _label_names(folder),
         "image-label" in ome or bool(attributes.get("fewslice", {}).get("labels")),
         dict(attributes.get("fewslice", {})),
+        () if is_remote(str(folder)) else (first,),
         details,
     )
 

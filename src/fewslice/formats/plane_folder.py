@@ -91,6 +91,7 @@ def read(path: str) -> Stored:
         {},
         first.channel_names,
         (1, *(first.chunks or first.array.shape)),
+        files=tuple(files),
         details={"files": len(files), "first": files[0].name, "last": files[-1].name},
     )
 

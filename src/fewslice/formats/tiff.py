@@ -153,7 +153,9 @@ def _read(path: str, file: TiffFile) -> Stored:
         chunks = (1,) * (len(shape) - len(keyframe.shape)) + tuple(
             min(keyframe.chunks[i], n) if i < len(keyframe.chunks) else n for i, n in enumerate(keyframe.shape)
         )
-    return Stored(array, axes, size, {}, channel_names, chunks, attributes=attributes, details=details)
+    place = Path(path)
+    files = tuple(sorted(place.parent.glob("*.[tT][iI][fF]*"))) if series.is_multifile else (place,)
+    return Stored(array, axes, size, {}, channel_names, chunks, attributes=attributes, files=files, details=details)
 
 
 def _compression(scheme: int) -> str:

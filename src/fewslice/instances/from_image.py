@@ -80,6 +80,7 @@ def mask_image(
     facts: dict[str, Any] = {
         "image": image.source,
         "image_hash": image.content_hash(),
+        "image_files": image.files_hash(),
         "mask_by": kind,
         "mask_settings": config.model_dump(mode="json"),
         "outputs": [{"name": "foreground", "kind": "probability", "range": [0.0, 1.0], "dtype": "uint8"}],

@@ -33,7 +33,7 @@ from fewslice.geometry import Block, Box, cover
 from fewslice.measurement.job import Source, SumBlocks, merged_sums
 from fewslice.measurement.mesh import Mesh, Piece, march, placed, simplified, smoothed, weld
 from fewslice.measurement.mesh_files import FORMATS, LEVELS, check_installed, file_of, write_info, write_mesh
-from fewslice.measurement.objects import Progress, measured_volume
+from fewslice.measurement.objects import Progress, measured_volume, path_beside
 from fewslice.measurement.surface import DIRECTIONS
 from fewslice.volume import Volume
 
@@ -140,13 +140,15 @@ def mesh_objects(
     if smoothing < 0:
         raise InputError(f"smoothing {smoothing} must not be below 0; give a number of rounds")
     check_installed(kind)
-    facts = [volume.content_hash(), list(size), list(volume.origin_um), error, smoothing, kind, prefix]
+    digest = volume.content_hash(whole=True)
+    place = path_beside(volume.source, folder)
+    facts = [digest, place, list(size), list(volume.origin_um), error, smoothing, kind, prefix]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     _check_folder(folder)
     record_folder = folder / ".fewslice"
     if record_folder.exists() and not overwrite:
         open_record(record_folder, key, what=str(folder))
-    boxes = _boxes(labels, volume, folder, table, engine, retry)
+    boxes = _boxes(labels, volume, digest, folder, table, engine, retry)
     chosen = sorted(boxes) if objects is None else [int(k) for k in objects]
     missing = [k for k in chosen if k not in boxes]
     if missing:
@@ -303,10 +305,16 @@ def _check_folder(folder: Path) -> None:
 
 
 def _boxes(
-    labels: Source, volume: Volume, folder: Path, table: Path | None, engine: Engine | None, retry: Retry | None
+    labels: Source,
+    volume: Volume,
+    digest: str,
+    folder: Path,
+    table: Path | None,
+    engine: Engine | None,
+    retry: Retry | None,
 ) -> dict[int, Box]:
     """Return the box of every object."""
-    known = boxes_of_table(volume, table) if table is not None else None
+    known = boxes_of_table(digest, table) if table is not None else None
     if known is not None:
         return known
     parts = folder.with_name(f".{folder.name}.parts")
@@ -314,7 +322,7 @@ def _boxes(
     blocks = cover(volume.shape, used, (0, 0, 0))
     try:
         parts.parent.mkdir(parents=True, exist_ok=True)
-        record = open_record(parts, f"{volume.content_hash()} {used}", what=str(folder))
+        record = open_record(parts, f"{digest} {used}", what=str(folder))
     except OSError as failure:
         raise disk_error(failure, folder) from failure
     try:
@@ -334,7 +342,7 @@ def _boxes(
     return boxes
 
 
-def boxes_of_table(volume: Volume, table: Path) -> dict[int, Box] | None:
+def boxes_of_table(digest: str, table: Path) -> dict[int, Box] | None:
     """Read the boxes from an object table that was made from the same labels, or return None."""
     summary = table.with_suffix(".json")
     if not (table.exists() and summary.exists()):
@@ -343,7 +351,7 @@ def boxes_of_table(volume: Volume, table: Path) -> dict[int, Box] | None:
         made_from = json.loads(summary.read_text(encoding="utf-8"))["made_from"]["labels"]
     except (ValueError, KeyError, TypeError):
         return None
-    if made_from != volume.content_hash():
+    if made_from != digest:
         return None
     with table.open(encoding="utf-8", newline="") as stream:
         return {

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,16 @@ def measured_volume(labels: Source, voxel_size_um: Triple | None = None) -> tupl
     return volume, size
 
 
+def path_beside(source: str, folder: Path) -> str:
+    """Return the path of labels as seen from a folder of results, so that both can be moved together."""
+    if io.is_address(source):
+        return source
+    try:
+        return Path(os.path.relpath(source, folder)).as_posix()
+    except ValueError:  # on another drive
+        return source
+
+
 def measure_objects(
     labels: Source,
     table: Path,
@@ -192,7 +203,7 @@ def measure_objects(
         _fitting(prediction.scores, volume, "image")
     used = cut(volume, block)
     weights = surface_weights(size, volume.shape)
-    facts = _facts(volume, size, measured, areas, prediction, weights)
+    facts = _facts(table, volume, size, measured, areas, prediction, weights)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     names = _Names.of(table)
     found = _finished(names, key, parquet=parquet, overwrite=overwrite)
@@ -328,6 +339,7 @@ def _fitting(source: Source | None, volume: Volume, what: str, *, labels: bool =
 
 
 def _facts(
+    table: Path,
     volume: Volume,
     size: Triple,
     image: Volume | None,
@@ -336,15 +348,17 @@ def _facts(
     weights: SurfaceWeights,
 ) -> dict[str, Any]:
     """Return all that shapes the tables."""
+    scores = prediction and prediction.scores.open_image()
     return {
-        "labels": volume.content_hash(),
+        "labels": volume.content_hash(whole=True),
+        "labels_path": path_beside(volume.source, table.parent),
         "voxel_size_um": list(size),
         "origin_um": list(volume.origin_um),
-        "image": image and image.content_hash(),
+        "image": image and [image.content_hash(), image.files_hash()],
         "channels": image and list(image.channel_names),
-        "regions": regions and regions.content_hash(),
-        "scores": prediction and prediction.scores.open_image().content_hash(),
-        "segmentation": prediction and prediction.segmentation.open_labels().content_hash(),
+        "regions": regions and regions.content_hash(whole=True),
+        "scores": scores and [scores.content_hash(), scores.files_hash()],
+        "segmentation": prediction and prediction.segmentation.open_labels().content_hash(whole=True),
         "class_values": prediction and list(prediction.class_values),
         "weights": list(weights.weights),
     }

@@ -107,7 +107,7 @@ def estimate_meshes(
     """
     volume, size = measured_volume(labels, voxel_size_um)
     error = mesh_error(error_um, size)
-    boxes = boxes_of_table(volume, table) if table is not None else None
+    boxes = boxes_of_table(volume.content_hash(whole=True), table) if table is not None else None
     grid = BlockGrid(volume.shape, cut(volume, None), (0, 0, 0), (1, 1, 1))
     seconds, expected = 0.0, 1.0
     if boxes is None:  # a pass over the blocks will find them

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,17 @@ import torch
 from fewslice import io
 from fewslice.blocks.engine import Engine, InProcess, Outcome, Retry, run_blocks
 from fewslice.blocks.job import Job, Opened
+from fewslice.blocks.lock import locked
 from fewslice.blocks.outputs import Contents, create_outputs, remove_outputs
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.pyramid import write_pyramids
-from fewslice.blocks.record import open_record
+from fewslice.blocks.record import Record, existing_record, open_record
 from fewslice.errors import InputError
-from fewslice.files import check_writable, disk_error
+from fewslice.files import check_writable
 from fewslice.geometry import BlockGrid, Shape
 from fewslice.model import Model
 from fewslice.prediction.job import Elsewhere, PredictBlocks, Settings, predict_work
-from fewslice.prediction.proposals import folder_of
+from fewslice.prediction.proposals import check_proposals, folder_of, remove_proposals
 from fewslice.prediction.resampling import Resampling
 from fewslice.volume import Volume
 
@@ -201,7 +202,8 @@ def predict_volume(
     Raises
     ------
     InputError
-        If the output belongs to another run, or the image does not fit the model.
+        If the output belongs to another run or is being written by one, holds what is no Zarr store, or the image does
+        not fit the model.
     DiskError
         If the output cannot be stored.
     """
@@ -228,43 +230,73 @@ def predict_volume(
         "voxel_size_um": image.voxel_size_um and list(image.voxel_size_um),
         "resampled_by": factor and list(factor),
     }
+    files = image.files_hash()
+    facts |= {"image_files": files} if files is not None else {}
     facts |= {"shard": list(shard)} if shard is not None else {}
     facts |= {"empty_below": list(empty_below)} if empty_below is not None else {}
     facts |= {"plane_axis": model.plane_axis} if model.contours else {}
     bound = {name: value for name, value in facts.items() if name != "image"}  # the content counts, not its place
     key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
-    record_folder = output / ".fewslice"
-    proposed = folder_of(output) if model.contours else None
-    if overwrite and output.is_dir():
-        remove_outputs(output)
-        _clear(folder_of(output), overwrite=True)
-    if not output.exists():
-        if proposed is not None:
-            _clear(proposed, overwrite=overwrite)
-        create_outputs(output, contents(image, model, cut), facts | (attributes or {}), key)
-    elif not (record_folder / "job.json").exists():
-        raise InputError(f"{output} exists and was not made by predict; choose another output or pass --overwrite")
-    record = open_record(record_folder, key, what=str(output))
-    if record.finished:
+    if output.exists() and not overwrite and _own_record(output, key, facts).finished:  # it may be read-only by now
         return Prediction(output, Outcome(0, 0, ()), True, used_block, used_halo, len(grid))
-    check_writable(output)
-    io.remove_leftovers(output)
-    if proposed is not None:
-        proposed.mkdir(exist_ok=True)
-    settings = Settings(output.absolute(), threshold, used_halo, factor, empty_below)
-    job = _job(model, image, settings, device, engine, elsewhere)
-    outcome = run_blocks(grid, record, job, engine=engine, retry=retry, progress=progress)
-    if outcome.failed:
-        return Prediction(output, outcome, False, used_block, used_halo, len(grid))
-    empty = sum(bool(mark.note.get("empty")) for mark in record.marks()) if skip_empty else 0
-    if skip_empty:
-        stored = io.open_output(output)
-        stored.set_attributes(stored.attributes | {"blocks": len(grid), "blocks_empty": empty})
-    if pyramids:
-        groups = ("",) if model.contours else ("", "labels/segmentation")
-        write_pyramids(output, groups, key, engine=engine, retry=retry, progress=pyramid_progress)
-    record.finish()
+    with locked(output):
+        if overwrite and output.exists():
+            _remove(output)
+        if not output.exists():
+            if model.contours:
+                _clear(folder_of(output), overwrite=overwrite)
+            create_outputs(output, contents(image, model, cut), facts | (attributes or {}), key)
+        record = _own_record(output, key, facts)
+        if record.finished:  # by a run that ended a moment ago
+            return Prediction(output, Outcome(0, 0, ()), True, used_block, used_halo, len(grid))
+        check_writable(output)
+        io.remove_leftovers(output)
+        if model.contours:
+            folder_of(output).mkdir(exist_ok=True)
+        settings = Settings(output.absolute(), threshold, used_halo, factor, empty_below)
+        job = _job(model, image, settings, device, engine, elsewhere)
+        outcome = run_blocks(grid, record, job, engine=engine, retry=retry, progress=progress)
+        if outcome.failed:
+            return Prediction(output, outcome, False, used_block, used_halo, len(grid))
+        empty = sum(bool(mark.note.get("empty")) for mark in record.marks()) if skip_empty else 0
+        if skip_empty:
+            stored = io.open_output(output)
+            stored.set_attributes(stored.attributes | {"blocks": len(grid), "blocks_empty": empty})
+        if pyramids:
+            groups = ("",) if model.contours else ("", "labels/segmentation")
+            write_pyramids(output, groups, key, engine=engine, retry=retry, progress=pyramid_progress)
+        record.finish()
     return Prediction(output, outcome, False, used_block, used_halo, len(grid), empty)
+
+
+def _own_record(output: Path, key: str, facts: dict[str, Any]) -> Record:
+    """Open the record of an output that exists, or say why it cannot be gone on with."""
+    found = existing_record(output / ".fewslice")
+    if found is None:
+        raise InputError(f"{output} exists and was not made by predict; choose another output or pass --overwrite")
+    if found.key != key:
+        known = io.open_volume(output).attributes
+        changed = {name for name in facts if name != "image" and known.get(name) != facts[name]}
+        if changed == {"image_files"}:
+            raise InputError(
+                f"the files of {facts['image']} have other sizes or times than when {output} was begun; give a copy "
+                "the times of the original, else choose another output or pass --overwrite"
+            )
+    return open_record(output / ".fewslice", key, what=str(output))
+
+
+def _remove(output: Path) -> None:
+    """Remove what is overwritten, and with contours of ours their proposals."""
+    made: list[dict[str, Any]] = []
+    if existing_record(output / ".fewslice") is not None:
+        with suppress(InputError):  # damaged: what is beside it stays
+            made = io.open_volume(output).attributes.get("outputs", [])
+    proposed = any(entry.get("kind") == "contour" for entry in made)
+    if proposed:
+        check_proposals(folder_of(output))
+    remove_outputs(output)
+    if proposed:
+        remove_proposals(folder_of(output))
 
 
 def _job(
@@ -285,14 +317,9 @@ def _job(
 
 def _clear(folder: Path, *, overwrite: bool) -> None:
     """Remove proposals whose output is gone, if they may be overwritten."""
-    if not folder.exists():
-        return
-    if not overwrite:
+    if folder.exists() and not overwrite:
         raise InputError(f"{folder} exists without its output; choose another output or pass --overwrite")
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise disk_error(error, folder) from error
+    remove_proposals(folder)
 
 
 def _signal(model: Model) -> tuple[float, ...]:

@@ -6,6 +6,8 @@ A proposal is in the file of the block that writes its anchor, so every proposal
 from __future__ import annotations
 
 import math
+import re
+import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -15,13 +17,14 @@ import numpy as np
 
 from fewslice import io
 from fewslice.errors import InputError
-from fewslice.files import write_atomic
+from fewslice.files import disk_error, is_unfinished, write_atomic
 from fewslice.geometry import Block
 from fewslice.morphology.proposals import Proposals, join
 
-__all__ = ["folder_of", "owned", "read_proposals", "write_block"]
+__all__ = ["check_proposals", "folder_of", "owned", "read_proposals", "remove_proposals", "write_block"]
 
 _SUFFIX = ".ome.zarr"
+_NAME = re.compile(r"\d+_\d+_\d+\.npz")
 _TYPES = {"anchor": "i", "score": "f", "category": "u", "contour": "f"}
 
 
@@ -45,6 +48,40 @@ def write_block(folder: Path, block: Block, proposals: Proposals) -> None:
     buffer = BytesIO()
     np.savez(buffer, **{name: getattr(proposals, name) for name in _TYPES})
     write_atomic(folder / f"{'_'.join(map(str, block.index))}.npz", buffer.getvalue())
+
+
+def check_proposals(folder: Path) -> None:
+    """Refuse a folder that holds anything but proposals.
+
+    Raises
+    ------
+    InputError
+        If it does.
+    """
+    if not folder.exists():
+        return
+    inside = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    others = [p.name for p in inside if not (_NAME.fullmatch(p.name) or is_unfinished(p))]
+    if others:
+        raise InputError(f"{folder} also holds {', '.join(others[:3])}, so it is not replaced; choose another output")
+
+
+def remove_proposals(folder: Path) -> None:
+    """Remove a folder of proposals, if there is one.
+
+    Raises
+    ------
+    InputError
+        If it holds anything else; nothing is removed.
+    DiskError
+        If the disk refuses.
+    """
+    check_proposals(folder)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from error
 
 
 def read_proposals(output: Path, planes: range | None = None) -> Proposals:

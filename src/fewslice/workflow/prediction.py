@@ -210,16 +210,20 @@ def verify(store: str | Path, *, repair: bool = False, listener: Listener | None
     listener
         Called with progress events.
     """
+    from fewslice.blocks.lock import locked
     from fewslice.blocks.verify import forget_damaged, verify_store
 
     def tell(blocks: int) -> None:
         if listener is not None and blocks % 100 == 0:
             listener({"event": "verified", "store": str(store), "blocks": blocks})
 
-    found = verify_store(Path(store), tell)
-    if repair and found.damaged:
-        forget_damaged(Path(store), found.damaged)
-    return found
+    if not repair:
+        return verify_store(Path(store), tell)
+    with locked(Path(store)):
+        found = verify_store(Path(store), tell)
+        if found.damaged:
+            forget_damaged(Path(store), found.damaged)
+        return found
 
 
 @dataclass(frozen=True)
