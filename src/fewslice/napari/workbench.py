@@ -158,8 +158,8 @@ class Workbench:
         place = labels.metadata.get(KEY, {}).get("path") if type(labels).__name__ == "Labels" else None
         if place is None or io.is_address(place) or Path(place).parent.name != "labels":
             raise InputError(
-                f"{labels.name} is not of labels inside an OME-Zarr on a disk, so it cannot be corrected in place; begin "
-                "an annotation with it (tab Annotate), which is corrected with the same tools"
+                f"{labels.name} is not of labels inside an OME-Zarr on a disk, so it cannot be corrected in place; "
+                "begin an annotation with it (tab Annotate), which is corrected with the same tools"
             )
         session = open_edits(place)
         labels.data = session.labels
