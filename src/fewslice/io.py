@@ -182,7 +182,7 @@ def open_labels(
     source = os.fspath(path)
     if needs_grid(source):
         return _on_grid(source, shape, kind)
-    stored = _stored(source)
+    stored = _stored(source, labels=True)
     shape = stored.array.shape
     if stored.array.dtype.kind not in "ui":
         raise InputError(
@@ -706,8 +706,8 @@ def _format(path: str) -> ModuleType:
     raise InputError(f"{path} is of an unknown format; expected {known}")
 
 
-def _stored(path: str) -> Stored:
-    """Open a path, with every failure turned into one sentence."""
+def _stored(path: str, *, labels: bool = False) -> Stored:
+    """Open a path, as labels where that makes a difference, with every failure turned into one sentence."""
     if not path:
         raise InputError("an empty path was given; pass the path of an image")
     if is_address(path):
@@ -720,7 +720,8 @@ def _stored(path: str) -> Stored:
             raise InputError(f"{path} does not exist; check the path, which was looked up in {Path.cwd()}")
         if where.is_file() and where.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes); copy it again from its source")
-        stored: Stored = (kind or _format(path)).read(path)
+        kind = kind or _format(path)
+        stored: Stored = kind.read_labels(path) if labels and hasattr(kind, "read_labels") else kind.read(path)
     except FewsliceError:
         raise
     except PermissionError as error:

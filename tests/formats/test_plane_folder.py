@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import tifffile
 from PIL import Image
 
 from fewslice.errors import InputError
+from fewslice.formats import plane_folder
 from fewslice.formats.plane_folder import natural_order
+from fewslice.formats.tiff import PagedArray
 from fewslice.geometry import Box
 from fewslice.io import open_labels, open_volume, save_volume
 from fewslice.volume import Volume
@@ -65,6 +68,49 @@ def test_binary_and_palette_pictures_keep_their_numbers(tmp_path: Path) -> None:
     picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
     picture.save(tmp_path / "palette" / "0.png")
     np.testing.assert_array_equal(open_labels(tmp_path / "palette").read()[0, 0], VALUES[0] % 5)
+
+
+def test_a_palette_of_an_image_is_applied_or_refused(tmp_path: Path) -> None:
+    """Its numbers are intensities only by way of the greys that they stand for."""
+    (tmp_path / "planes").mkdir()
+    picture = Image.fromarray((VALUES[0] % 3).astype(np.uint8), mode=None)
+    picture.putpalette([200, 200, 200, 10, 10, 10, 90, 90, 90])
+    picture.save(tmp_path / "planes" / "0.png")
+    volume = open_volume(tmp_path / "planes")
+    np.testing.assert_array_equal(volume.read()[0, 0], np.array([200, 10, 90])[VALUES[0] % 3])
+    part = volume.read(Box((0, 2, 3), (1, 5, 7)))[0, 0]
+    np.testing.assert_array_equal(part, volume.read()[0, 0, 2:5, 3:7])
+    picture.putpalette([200, 200, 200, 10, 10, 10, 90, 90, 91])
+    picture.save(tmp_path / "planes" / "0.png")
+    with pytest.raises(InputError, match="palette of colours"):
+        open_volume(tmp_path / "planes")
+
+
+@pytest.mark.parametrize("compression", ["zlib", None])
+def test_of_large_planes_only_the_strips_of_a_box_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None
+) -> None:
+    """Each once, also when a box beside it is read; uncompressed files are mapped, so nothing is decoded."""
+    values = np.random.default_rng(0).integers(0, 999, (4, 64, 50)).astype(np.uint16)
+    (tmp_path / "planes").mkdir()
+    for z, plane in enumerate(values):
+        file = tmp_path / "planes" / f"{z}.tif"
+        tifffile.imwrite(file, plane, compression=compression, rowsperstrip=8, metadata=None)
+    decoded: list[int] = []
+    decode = PagedArray._decode
+
+    def count(self: PagedArray, number: int, page: Any, segment: int, shape: Any) -> Any:
+        decoded.append(segment)
+        return decode(self, number, page, segment, shape)
+
+    monkeypatch.setattr(PagedArray, "_decode", count)
+    monkeypatch.setattr(plane_folder, "CACHE_BYTES", 1000)
+    volume = open_volume(tmp_path / "planes")
+    for columns in (slice(5, 20), slice(20, 50)):
+        box = Box((1, 17, columns.start), (3, 30, columns.stop))
+        np.testing.assert_array_equal(volume.read(box)[0], values[1:3, 17:30, columns])
+    assert sorted(decoded) == ([2, 2, 3, 3] if compression else [])
+    np.testing.assert_array_equal(volume.read()[0], values)
 
 
 def test_only_the_planes_of_a_box_are_opened(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fewslice.geometry import Box
 from fewslice.model import Model, NetworkStep, build_network
 from fewslice.morphology.probabilities import segment_probabilities
 from fewslice.prediction import predict_volume, predict_whole
-from fewslice.prediction.resampling import _interpolated
+from fewslice.prediction.resampling import _resampled
 from fewslice.prediction.whole import quantised
 from fewslice.volume import Volume
 
@@ -219,10 +219,38 @@ def test_resampling_predicts_at_the_model_s_voxel(tmp_path: Path) -> None:
 def test_interpolation_worked_by_hand() -> None:
     """Two voxels to four: centres at -1/4, 1/4, 3/4, 5/4 of the source; to one: halfway; a part equals the whole."""
     array = np.array([0.0, 8.0], np.float32).reshape(1, 1, 1, 2)
-    four = _interpolated(array, (0, 0, 0), (1, 1, 0.5), Box((0, 0, 0), (1, 1, 4)))
+    four = _resampled(array, (0, 0, 0), (1, 1, 0.5), Box((0, 0, 0), (1, 1, 4)))
     assert four.ravel().tolist() == [0.0, 2.0, 6.0, 8.0]
-    assert _interpolated(array, (0, 0, 0), (1, 1, 2), Box((0, 0, 0), (1, 1, 1))).ravel().tolist() == [4.0]
+    assert _resampled(array, (0, 0, 0), (1, 1, 2), Box((0, 0, 0), (1, 1, 1))).ravel().tolist() == [4.0]
     line = np.arange(20, dtype=np.float32).reshape(1, 1, 1, 20) ** 2
-    whole = _interpolated(line, (0, 0, 0), (1, 1, 0.7), Box((0, 0, 0), (1, 1, 28)))
-    part = _interpolated(line[..., 5:], (0, 0, 5), (1, 1, 0.7), Box((0, 0, 10), (1, 1, 20)))
+    whole = _resampled(line, (0, 0, 0), (1, 1, 0.7), Box((0, 0, 0), (1, 1, 28)))
+    part = _resampled(line[..., 5:], (0, 0, 5), (1, 1, 0.7), Box((0, 0, 10), (1, 1, 20)))
     np.testing.assert_allclose(part, whole[..., 10:20], rtol=1e-6)
+
+
+def test_coarser_voxels_are_means() -> None:
+    """Nothing between samples is lost, partly covered voxels count by their share, and a part equals the whole."""
+    line = np.zeros(64, np.float32)
+    line[::8] = 8
+    spikes = line.reshape(1, 1, 1, 64)
+    assert _resampled(spikes, (0, 0, 0), (1, 1, 8.0), Box((0, 0, 0), (1, 1, 8))).ravel().tolist() == [1.0] * 8
+    steps = np.array([0.0, 6.0, 12.0], np.float32).reshape(1, 1, 3, 1)  # 1.5 voxels: 0 + 6/2, 6/2 + 12
+    assert _resampled(steps, (0, 0, 0), (1, 1.5, 1), Box((0, 0, 0), (1, 2, 1))).ravel().tolist() == pytest.approx(
+        [2, 10]
+    )
+    values = np.random.default_rng(0).random((1, 1, 1, 70), dtype=np.float32)
+    whole = _resampled(values, (0, 0, 0), (1, 1, 3.5), Box((0, 0, 0), (1, 1, 20)))
+    np.testing.assert_allclose(whole.mean(), values.mean(), rtol=1e-6)
+    part = _resampled(values[..., 17:42], (0, 0, 17), (1, 1, 3.5), Box((0, 0, 5), (1, 1, 12)))
+    np.testing.assert_allclose(part, whole[..., 5:12], rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [(1.0, 0.31, 0.31), (1.0, 2.5, 2.5), (0.5, 1.7, 0.4)])
+def test_resampled_blocks_equal_the_whole(tmp_path: Path, factor: tuple[float, float, float]) -> None:
+    """However coarse or fine the image is against the model, the halo holds what a block needs."""
+    model, image = _model(), _image((8, 48, 48))
+    options: dict[str, Any] = {"model_id": "m", "factor": factor, "halo": model.receptive_halo}
+    predict_volume(model, image, tmp_path / "whole.ome.zarr", block=(8, 48, 48), **options)
+    predict_volume(model, image, tmp_path / "cut.ome.zarr", block=(4, 16, 16), **options)
+    whole, cut = (io.open_volume(tmp_path / f"{name}.ome.zarr").read().astype(int) for name in ("whole", "cut"))
+    assert np.abs(whole - cut).max() <= 1 and whole.std() > 1

@@ -17,6 +17,8 @@ A module ``formats/<kind>.py`` exposes
 
 ``within(path: str) -> str`` (optional)
     What follows the location in the path, ``":dataset"``.
+``read_labels(path: str) -> Stored`` (optional)
+    As ``read``, where labels are read otherwise than images, such as the numbers of a palette.
 ``check_overwrite(path: str) -> None`` (optional)
     Raises if what exists there must not be replaced even when the user asks to overwrite.
 ``on_grid(path: str, shape: tuple[int, int, int], kind: "classes" | "instances" | None) -> NDArray`` (optional)

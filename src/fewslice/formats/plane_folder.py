@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from fewslice.errors import InputError
 from fewslice.formats import Stored, WriteOptions, tiff
-from fewslice.formats._cache import RecentPieces
+from fewslice.formats._cache import CACHE_BYTES, RecentPieces
 from fewslice.formats._ngff import is_zarr
 from fewslice.formats._planes import iterate_planes
 from fewslice.volume import UNKNOWN_AXIS, LazyArray, normalise_index
@@ -20,7 +21,7 @@ from fewslice.volume import UNKNOWN_AXIS, LazyArray, normalise_index
 if TYPE_CHECKING:
     from fewslice.volume import Volume
 
-__all__ = ["DESCRIPTION", "check_overwrite", "claims", "location", "natural_order", "read", "write"]
+__all__ = ["DESCRIPTION", "check_overwrite", "claims", "location", "natural_order", "read", "read_labels", "write"]
 
 DESCRIPTION = "a folder of planes (.tif, .png, .jpg, .bmp)"
 
@@ -56,13 +57,22 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def read(path: str) -> Stored:
-    """Open a folder; only its listing and the first and last plane's headers are read.
+    """Open a folder; only its listing and the first and last plane's headers are read. Palettes of greys are applied.
 
     Raises
     ------
     InputError
-        If it holds no image files, files of several formats, or files that are volumes themselves.
+        If it holds no image files, files of several formats, files that are volumes themselves, or palettes of colours.
     """
+    return _read(path, numbers=False)
+
+
+def read_labels(path: str) -> Stored:
+    """Open a folder of labels: as :func:`read`, but what has a palette gives the numbers that it is painted with."""
+    return _read(path, numbers=True)
+
+
+def _read(path: str, *, numbers: bool) -> Stored:
     folder = Path(path)
     files = sorted(
         (
@@ -79,13 +89,13 @@ def read(path: str) -> Stored:
     suffixes = sorted({p.suffix.lower() for p in files})
     if len({"tiff" if s in _TIFF else "jpeg" if s in (".jpg", ".jpeg") else s for s in suffixes}) > 1:
         raise InputError(f"{path} mixes planes of the formats {' and '.join(suffixes)}; keep one format per folder")
-    first = _header(files[0])
+    first = _header(files[0], numbers=numbers)
     if len(files) > 1:
-        _same(files[0], first, files[-1], _header(files[-1]))
+        _same(files[0], first, files[-1], _header(files[-1], numbers=numbers))
     size = dict(first.voxel_size_um)
     size.pop("z", None)  # a plane's own file does not know the distance to the next
     return Stored(
-        FolderArray(files, first),
+        FolderArray(files, first, numbers=numbers),
         "z" + first.axes,
         size,
         {},
@@ -96,11 +106,11 @@ def read(path: str) -> Stored:
     )
 
 
-def _header(file: Path) -> Stored:
+def _header(file: Path, *, numbers: bool, recent: RecentPieces | None = None) -> Stored:
     if file.stat().st_size == 0:
         raise InputError(f"{file} is empty (0 bytes); copy it again from its source")
     if file.suffix.lower() in _TIFF:
-        stored = tiff.read(str(file))
+        stored = tiff.read(str(file), recent)
         planes = stored.array.shape[stored.axes.index("z")] if "z" in stored.axes else 1
         if UNKNOWN_AXIS in stored.axes or "t" in stored.axes or planes > 1:
             raise InputError(
@@ -108,7 +118,8 @@ def _header(file: Path) -> Stored:
                 "image holds one plane per file; pass this file, or a quoted pattern for several volumes"
             )
         return _flatten(stored) if "z" in stored.axes else stored
-    return _picture(file)
+    array = PictureArray(file, numbers=numbers)
+    return Stored(array, "yxc" if len(array.shape) == 3 else "yx")
 
 
 def _flatten(stored: Stored) -> Stored:
@@ -144,29 +155,42 @@ class _Dropped:
         return result
 
 
-def _picture(file: Path) -> Stored:
-    array = PictureArray(file)
-    return Stored(array, "yxc" if len(array.shape) == 3 else "yx")
-
-
 class PictureArray:
-    """A PNG, JPEG or BMP; its header is read when made, its pixels when indexed."""
+    """A PNG, JPEG or BMP; its header is read when made, its pixels when indexed.
 
-    def __init__(self, file: Path) -> None:
+    Parameters
+    ----------
+    file
+        The file.
+    numbers
+        Whether pixels with a palette give their numbers in it, as for labels, instead of its greys.
+    """
+
+    def __init__(self, file: Path, *, numbers: bool = False) -> None:
         from PIL import Image, UnidentifiedImageError
 
         self._file = file
+        self._greys: npt.NDArray[np.uint8] | None = None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with Image.open(file) as picture:
                     mode, (columns, rows) = picture.mode, picture.size
+                    palette = picture.getpalette("RGB") if mode == "P" and not numbers else None
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError(
                 f"{file} is damaged, or too large for its format ({error}); convert the planes to TIFF"
             ) from error
         if mode not in _MODES:
             raise InputError(f"{file} has pixels of the unusual kind '{mode}'; convert the planes to TIFF")
+        if palette is not None:
+            colours = np.asarray(palette, np.uint8).reshape(-1, 3)
+            if (colours != colours[:, :1]).any():
+                raise InputError(
+                    f"{file} has a palette of colours, whose numbers are no intensities; store the planes as grey or "
+                    "RGB images, or give them as labels if they are some"
+                )
+            self._greys = np.pad(colours[:, 0], (0, 256 - len(colours)))
         name, samples = _MODES[mode]
         self.dtype: np.dtype[Any] = np.dtype(name)
         self.shape: tuple[int, ...] = (rows, columns, samples) if samples > 1 else (rows, columns)
@@ -184,7 +208,8 @@ class PictureArray:
             raise InputError(
                 f"{self._file} is damaged or truncated ({error}); copy it again from its source"
             ) from error
-        return np.asarray(values[index], dtype=self.dtype)
+        part = np.asarray(values[index], dtype=self.dtype)
+        return part if self._greys is None else self._greys[part]
 
 
 _MODES = {
@@ -210,7 +235,10 @@ def _same(first_file: Path, first: Stored, file: Path, plane: Stored) -> None:
 
 
 class FolderArray:
-    """Planes in separate files as one array; files are opened when read, the last planes kept in memory.
+    """Planes in separate files as one array; files are opened when read.
+
+    Pictures, and all planes of a folder that fits into memory, are read whole and the last ones kept. Of larger TIFF
+    planes only what is asked for is read, strip by strip or tile by tile, and the last of these are kept.
 
     Parameters
     ----------
@@ -218,29 +246,38 @@ class FolderArray:
         One per plane, in order.
     first
         What the first file's header says; every other must agree with it.
+    numbers
+        As for :class:`PictureArray`.
     """
 
-    def __init__(self, files: list[Path], first: Stored) -> None:
-        self._files, self._first = files, first
+    def __init__(self, files: list[Path], first: Stored, *, numbers: bool = False) -> None:
+        self._files, self._first, self._numbers = files, first, numbers
         self._recent = RecentPieces()
         self.shape: tuple[int, ...] = (len(files), *first.array.shape)
         self.dtype: np.dtype[Any] = np.dtype(first.array.dtype)
+        small = math.prod(self.shape) * self.dtype.itemsize <= CACHE_BYTES
+        self._whole = small or files[0].suffix.lower() not in _TIFF
 
-    def _plane(self, number: int) -> npt.NDArray[Any]:
+    def _plane(self, number: int, slices: tuple[slice, ...]) -> npt.NDArray[Any]:
         file = self._files[number]
         if not file.exists():
             raise InputError(f"{file} has disappeared since its folder was opened; run the command again")
-        plane = _header(file)
+        plane = _header(file, numbers=self._numbers, recent=None if self._whole else self._recent)
         _same(self._files[0], self._first, file, plane)
-        return plane.array[tuple(slice(None) for _ in plane.array.shape)]
+        return plane.array[slices]
+
+    def _part(self, number: int, slices: tuple[slice, ...]) -> npt.NDArray[Any]:
+        if not self._whole:
+            return self._plane(number, slices)
+        full = tuple(slice(0, n) for n in self.shape[1:])
+        return self._recent.get(number, lambda: self._plane(number, full))[slices]
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         """Read a part; only the files of its planes are read."""
         slices, dropped = normalise_index(index, self.shape)
         result = np.empty([s.stop - s.start for s in slices], self.dtype)
         for position, number in enumerate(range(slices[0].start, slices[0].stop)):
-            plane = self._recent.get(number, lambda number=number: self._plane(number))  # type: ignore[misc]
-            result[position] = plane[slices[1:]]
+            result[position] = self._part(number, slices[1:])
         return result.reshape([n for axis, n in enumerate(result.shape) if axis not in dropped])
 
 

@@ -57,13 +57,15 @@ def location(path: str) -> Path:
     return Path(path)
 
 
-def read(path: str) -> Stored:
+def read(path: str, recent: RecentPieces | None = None) -> Stored:
     """Open a TIFF; only headers are read.
 
     Parameters
     ----------
     path
         The file.
+    recent
+        Where decoded strips and tiles are kept, if several files are to share that; its own by default.
 
     Raises
     ------
@@ -80,7 +82,7 @@ def read(path: str) -> Stored:
                 f"{path} is not a readable TIFF ({_short(error)}); check that it was copied completely"
             ) from error
         try:
-            stored = _read(path, file)
+            stored = _read(path, file, recent or RecentPieces())
         except InputError:
             file.close()
             raise
@@ -121,7 +123,7 @@ def _listen() -> Iterator[list[str]]:
         logger.removeHandler(listener)
 
 
-def _read(path: str, file: TiffFile) -> Stored:
+def _read(path: str, file: TiffFile, recent: RecentPieces) -> Stored:
     series_list = list(file.series)
     if not series_list:
         raise InputError(f"{path} holds no image; expected a TIFF with at least one page")
@@ -149,7 +151,7 @@ def _read(path: str, file: TiffFile) -> Stored:
         file.close()
     else:
         pages = [(part, position) for part in parts for position in range(len(part))]
-        array = PagedArray(path, file, pages, shape)
+        array = PagedArray(path, file, pages, shape, recent)
         chunks = (1,) * (len(shape) - len(keyframe.shape)) + tuple(
             min(keyframe.chunks[i], n) if i < len(keyframe.chunks) else n for i, n in enumerate(keyframe.shape)
         )
@@ -248,15 +250,22 @@ class PagedArray:
         Where to find each page: its series and position there, in C order of the leading axes.
     shape
         Extents of the whole, leading axes first, then those of a page.
+    recent
+        Where decoded strips and tiles are kept.
     """
 
     def __init__(
-        self, path: str, file: TiffFile, pages: list[tuple[TiffPageSeries, int]], shape: tuple[int, ...]
+        self,
+        path: str,
+        file: TiffFile,
+        pages: list[tuple[TiffPageSeries, int]],
+        shape: tuple[int, ...],
+        recent: RecentPieces,
     ) -> None:
         self._path, self._pages = path, pages
         self._key = key = pages[0][0].keyframe
         self._lock = threading.RLock()
-        self._recent = RecentPieces()
+        self._recent = recent
         weakref.finalize(self, file.close)
         self.shape: tuple[int, ...] = shape
         stored = np.dtype(key.dtype)
@@ -311,7 +320,8 @@ class PagedArray:
 
     def _segment(self, number: int, page: Any, segment: int) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
         start, shape = _place(self._key, segment)
-        return self._recent.get((number, segment), lambda: self._decode(number, page, segment, shape)), start
+        key = (self._path, number, segment)
+        return self._recent.get(key, lambda: self._decode(number, page, segment, shape)), start
 
     def _decode(self, number: int, page: Any, segment: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         offset, count = page.dataoffsets[segment], page.databytecounts[segment]

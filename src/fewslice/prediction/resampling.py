@@ -75,29 +75,35 @@ class Resampling:
         Returns
         -------
         ndarray
-            (outputs, z, y, x) float32 probabilities of ``block.write``, interpolated linearly.
+            (outputs, z, y, x) float32 probabilities of ``block.write``: interpolated linearly, or the means over
+            voxels of the image that are coarser than the model's.
         """
         needed = self._needed(block.write)
         grown = needed.grow(halo).clip(self.grid)
         start = tuple(low // d * d for low, d in zip(grown.start, model.divisor, strict=True))
         seen = Box(start, grown.stop)
         backward = tuple(1 / r for r in self.ratio)
-        at_model = _interpolated(raw.astype(np.float32), block.read.start, backward, seen)
+        at_model = _resampled(raw.astype(np.float32), block.read.start, backward, seen)
         crop = needed.shift(tuple(-low for low in start))
         found = model.probabilities(at_model)[(slice(None), *crop.slices)]
-        return _interpolated(found, needed.start, self.ratio, block.write)
+        return _resampled(found, needed.start, self.ratio, block.write)
 
     def _needed(self, box: Box) -> Box:
-        """Return the voxels of the model between whose centres those of `box` lie."""
-        start = tuple(math.floor((low + 0.5) * r - 0.5) for low, r in zip(box.start, self.ratio, strict=True))
-        stop = tuple(math.floor((high - 0.5) * r - 0.5) + 2 for high, r in zip(box.stop, self.ratio, strict=True))
-        return Box(start, stop).clip(self.grid)
+        """Return the voxels of the model that those of `box` lie between the centres of, or are means of."""
+        start, stop = [], []
+        for low, high, r in zip(box.start, box.stop, self.ratio, strict=True):
+            start.append(math.floor(low * r if r > 1 else (low + 0.5) * r - 0.5))
+            stop.append(math.ceil(high * r) if r > 1 else math.floor((high - 0.5) * r - 0.5) + 2)
+        return Box(tuple(start), tuple(stop)).clip(self.grid)
 
 
-def _interpolated(
+def _resampled(
     array: NDArray[np.float32], start: Sequence[int], ratio: Sequence[float], box: Box
 ) -> NDArray[np.float32]:
-    """Read (c, z, y, x) linearly at the centres of another grid; beyond the array its outermost voxels count.
+    """Read (c, z, y, x) on another grid, axis by axis: means over coarser voxels, else linearly at the centres.
+
+    A mean weighs each voxel of the source by how much of it the target's voxel covers, so that nothing between samples
+    is lost. Beyond the array its outermost voxels count.
 
     Parameters
     ----------
@@ -111,11 +117,38 @@ def _interpolated(
         The target's voxels.
     """
     for axis in range(3):
-        extent = array.shape[axis + 1]
-        centres = (np.arange(box.start[axis], box.stop[axis]) + 0.5) * ratio[axis] - 0.5 - start[axis]
-        centres = np.clip(centres, 0, extent - 1)
-        below = np.minimum(centres.astype(np.int64), max(extent - 2, 0))
-        share = (centres - below).astype(np.float32).reshape([-1 if a == axis + 1 else 1 for a in range(4)])
-        above = np.minimum(below + 1, extent - 1)
-        array = array.take(below, axis + 1) * (1 - share) + array.take(above, axis + 1) * share
+        targets = np.arange(box.start[axis], box.stop[axis])
+        along = _means if ratio[axis] > 1 else _between
+        array = along(array, axis + 1, targets, ratio[axis], start[axis])
     return array
+
+
+def _between(
+    array: NDArray[np.float32], axis: int, targets: NDArray[np.int64], ratio: float, start: int
+) -> NDArray[np.float32]:
+    """Interpolate linearly along an axis at the centres of finer voxels."""
+    extent = array.shape[axis]
+    centres = np.clip((targets + 0.5) * ratio - 0.5 - start, 0, extent - 1)
+    below = np.minimum(centres.astype(np.int64), max(extent - 2, 0))
+    share = _along(centres - below, axis)
+    above = np.minimum(below + 1, extent - 1)
+    found: NDArray[np.float32] = array.take(below, axis) * (1 - share) + array.take(above, axis) * share
+    return found
+
+
+def _means(
+    array: NDArray[np.float32], axis: int, targets: NDArray[np.int64], ratio: float, start: int
+) -> NDArray[np.float32]:
+    """Average along an axis over the extents of coarser voxels."""
+    extent = array.shape[axis]
+    low, high = targets * ratio - start, (targets + 1) * ratio - start
+    first = np.floor(low).astype(np.int64)
+    total = np.zeros([len(targets) if a == axis else n for a, n in enumerate(array.shape)], np.float32)
+    for step in range(math.ceil(ratio) + 1):
+        covered = np.clip(np.minimum(high, first + step + 1) - np.maximum(low, first + step), 0, None)
+        total += array.take(np.clip(first + step, 0, extent - 1), axis) * _along(covered / ratio, axis)
+    return total
+
+
+def _along(values: NDArray[np.float64], axis: int) -> NDArray[np.float32]:
+    return values.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(4)])

@@ -217,7 +217,7 @@ def verify(store: str | Path, *, repair: bool = False, listener: Listener | None
         if listener is not None and blocks % 100 == 0:
             listener({"event": "verified", "store": str(store), "blocks": blocks})
 
-    if not repair:
+    if not repair or not Path(store).exists():
         return verify_store(Path(store), tell)
     with locked(Path(store)):
         found = verify_store(Path(store), tell)
