@@ -22,6 +22,7 @@ import yaml
 
 from fewslice import measure
 from fewslice.io import save_labels
+from fewslice.model import FORMAT_VERSION
 
 Fewslice = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -316,7 +317,10 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "experiment not YAML": ("run no_yaml.yaml -o NEW", ("no_yaml.yaml", "YAML")),
     "experiment a list": ("run list.yaml -o NEW", ("list.yaml", "list")),
     # Models
-    "model of a newer version": ("predict models/newer image.tif -o NEW.ome.zarr", ("version 4", "update fewslice")),
+    "model of a newer version": (
+        "predict models/newer image.tif -o NEW.ome.zarr",
+        (f"version {FORMAT_VERSION + 1}", "update fewslice"),
+    ),
     "weights corrupted": ("predict models/corrupted image.tif -o NEW.ome.zarr", ("model.safetensors", "damaged")),
     "weights truncated": ("predict models/cut image.tif -o NEW.ome.zarr", ("model.safetensors", "damaged")),
     "weights missing": ("predict models/weightless image.tif -o NEW.ome.zarr", ("model.safetensors", "missing")),
