@@ -26,14 +26,14 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def small(data_dir: Path, tmp_path: Path) -> Path:
-    """Write two crops of a Nissl tile, and of two images of nuclei, as data sets of the same layout and names."""
+    """Write two crops of a Nissl tile, and two images of nuclei, as data sets of the same layout and names."""
     folder = tmp_path / "data"
-    crops = [("nissl_cells", "1", "0", 0), ("nissl_cells", "1", "1", 128)]
-    crops += [("nuclei_2d", "0000", "0000", 0), ("nuclei_2d", "0005", "0005", 0)]
-    for name, source, stem, left in crops:
+    parts = [("nissl_cells", "1", "0", (128, 0)), ("nissl_cells", "1", "1", (128, 128))]
+    parts += [("nuclei_2d", "0000", "0000", (256, 0)), ("nuclei_2d", "0005", "0005", (256, 0))]
+    for name, source, stem, (side, left) in parts:
         for part in ("images", "labels"):
             (folder / name / part).mkdir(parents=True, exist_ok=True)
-            values = tifffile.imread(data_dir / name / part / f"{source}.tif")[:128, left : left + 128]
+            values = tifffile.imread(data_dir / name / part / f"{source}.tif")[:side, left : left + side]
             tifffile.imwrite(folder / name / part / f"{stem}.tif", values)
     return folder
 
