@@ -125,15 +125,23 @@ def test_proposals_of_others_are_never_overwritten_unasked(tmp_path: Path) -> No
     model, image, out = _model(), _image((1, 20, 20)), tmp_path / "x.ome.zarr"
     folder_of(out).mkdir()
     (folder_of(out) / "mine.txt").write_text("kept")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"also holds mine\.txt"):
+            predict_volume(model, image, out, model_id="m", overwrite=overwrite)
+    assert (folder_of(out) / "mine.txt").read_text() == "kept" and not out.exists()
+    (folder_of(out) / "mine.txt").rename(folder_of(out) / "0_0_7.npz")
     with pytest.raises(InputError, match="exists without its output"):
         predict_volume(model, image, out, model_id="m")
-    assert (folder_of(out) / "mine.txt").read_text() == "kept" and not out.exists()
     predict_volume(model, image, out, model_id="m", overwrite=True, threshold=0.4)
     assert [p.name for p in folder_of(out).iterdir()] == ["0_0_0.npz"]
     with pytest.raises(InputError, match="another image, model or settings"):
         predict_volume(model, image, out, model_id="other")
     predict_volume(model, image, out, model_id="other", overwrite=True, threshold=1.0)
     assert len(read_proposals(out)) == 0
+    (folder_of(out) / "mine.txt").write_text("kept")
+    with pytest.raises(InputError, match=r"also holds mine\.txt"):
+        predict_volume(model, image, out, model_id="m", overwrite=True)
+    assert len(read_proposals(out)) == 0 and (folder_of(out) / "mine.txt").exists()
 
 
 def test_damaged_files_and_other_outputs_are_refused(tmp_path: Path) -> None:

@@ -317,6 +317,7 @@ def _job(
 
 def _clear(folder: Path, *, overwrite: bool) -> None:
     """Remove proposals whose output is gone, if they may be overwritten."""
+    check_proposals(folder)
     if folder.exists() and not overwrite:
         raise InputError(f"{folder} exists without its output; choose another output or pass --overwrite")
     remove_proposals(folder)
