@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import uuid
 import zlib
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ __all__ = [
     "checksum",
     "disk_error",
     "is_unfinished",
+    "remove_folder",
     "write_atomic",
     "write_json",
 ]
@@ -64,6 +66,21 @@ def is_unfinished(path: Path) -> bool:
 def checksum(content: bytes) -> int:
     """Return the CRC-32 of what a file holds."""
     return zlib.crc32(content)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it, if there is one.
+
+    Raises
+    ------
+    DiskError
+        If the disk refuses.
+    """
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from error
 
 
 def check_writable(folder: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from fewslice.blocks.plan import choose_block
 from fewslice.blocks.pyramid import forget_pyramid, write_pyramids
 from fewslice.blocks.record import Record, open_record
 from fewslice.errors import FewsliceError, InputError
-from fewslice.files import disk_error, write_json
+from fewslice.files import disk_error, remove_folder, write_json
 from fewslice.geometry import Block
 from fewslice.instances.passes import REGION, Grid, LabelBlocks, LinkBlocks, RelabelBlocks, block_file
 from fewslice.instances.union import name_objects, unite
@@ -191,7 +190,7 @@ def segment_store(
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     work = stored.path.with_name(f".{stored.path.name}.instances")
     if overwrite:
-        _remove(work)
+        remove_folder(work)
     record = claim_instances(stored.path, key, overwrite=overwrite)
 
     def summary(said: dict[str, Any], **more: Any) -> Instances:
@@ -201,7 +200,7 @@ def segment_store(
         )  # fmt: skip
 
     if record.finished:
-        _remove(work)
+        remove_folder(work)
         said = io.open_labels(stored.path / "labels" / "instances").attributes
         return summary(said, already_finished=True)
     io.remove_leftovers(stored.path)
@@ -230,7 +229,7 @@ def segment_store(
                 stored.path, ("labels/instances",), key, engine=engine, retry=retry, progress=run.teller("pyramid")
             )
         record.finish()
-        _remove(work)
+        remove_folder(work)
     except OSError as error:
         raise error if isinstance(error, FewsliceError) else disk_error(error, work) from error
     return summary(said)
@@ -319,7 +318,7 @@ def begin(work: Path, key: str, grid: Grid, chunk: Shape3, voxel: tuple[float, f
     begun = work / "begun.json"
     if begun.exists() and json.loads(begun.read_text(encoding="utf-8")).get("key") == key:
         return
-    _remove(work)
+    remove_folder(work)
     for name in ("regions", "contacts", "links"):
         (work / name).mkdir(parents=True, exist_ok=True)
     io.create_output(
@@ -399,11 +398,3 @@ def _create(stored: StoredOutputs, facts: dict[str, Any], chunk: Shape3) -> bool
         overwrite=True,
     )
     return True
-
-
-def _remove(folder: Path) -> None:
-    try:
-        if folder.exists():
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise disk_error(error, folder) from error

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,7 +32,7 @@ from fewslice.blocks.pyramid import forget_pyramid, write_pyramids
 from fewslice.blocks.record import Record, existing_record, open_record
 from fewslice.data.contours import boxes
 from fewslice.errors import InputError, PartialError
-from fewslice.files import disk_error, write_atomic
+from fewslice.files import disk_error, remove_folder, write_atomic
 from fewslice.geometry import Block, BlockGrid, Box, Shape, cover
 from fewslice.morphology.proposals import Proposals, paint, suppress
 from fewslice.prediction.proposals import folder_of, read_proposals
@@ -170,7 +169,7 @@ def segment_store(
     parts = (_load(work, axis, group) for group in range(len(groups)))
     write_geojson(contours, parts, class_values=values, voxel_size_um=image.voxel_size_um)
     record.finish()
-    _remove(work)
+    remove_folder(work)
     return said | found | {"already_finished": False}
 
 
@@ -191,7 +190,7 @@ def _begin(work: Path, key: str, *, overwrite: bool) -> Record:
     marks = work / "suppress"
     known = existing_record(marks)
     if overwrite or known is None or known.key != key:
-        _remove(work)
+        remove_folder(work)
     try:
         return open_record(marks, key, what=str(work))
     except OSError as error:
@@ -215,14 +214,6 @@ def _create(store: Path, image: Volume, chunk: Shape, record: Record, facts: dic
         attributes=facts,
         overwrite=True,
     )
-
-
-def _remove(folder: Path) -> None:
-    try:
-        if folder.exists():
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise disk_error(error, folder) from error
 
 
 @dataclass(frozen=True)

@@ -375,7 +375,7 @@ def estimate_measurement(
     return [
         preflight.estimate_measurement(
             source,
-            Path(output) if output is not None else _sidecar(path, "objects.csv"),
+            _output(output, path, "objects.csv"),
             voxel_size_um=voxel_size_um,
             image=_source(image, axes),
             regions=_source(regions, axes),
