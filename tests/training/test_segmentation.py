@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 
 from fewslice import io, workflow
-from fewslice.annotation import from_labels
+from fewslice.annotation import Annotation, from_labels
 from fewslice.data.samples import Sample
 from fewslice.experiment import Experiment
 from fewslice.prediction import predict_volume
@@ -125,3 +125,37 @@ def test_the_published_recipe_clips_nothing() -> None:
     config = continuity_2022.Config()
     assert config.segment.clip is None and config.continuity.clip is None
     assert SegmentationConfig(network={"kind": "cnn_2d"}).clip == 12
+
+
+@pytest.mark.parametrize(
+    ("shape", "voxel", "planes", "dims", "patch"),
+    [
+        ((160, 400, 400), (1.0, 1.0, 1.0), (("z", 5),), 3, (32, 88, 88)),
+        ((400, 160, 400), (1.0, 1.0, 1.0), (("y", 5),), 3, (88, 32, 88)),
+        ((40, 400, 400), (2.0, 0.9, 0.9), (("z", 5),), 3, (16, 112, 112)),
+        ((160, 200, 200), (1.0, 1.0, 1.0), (("z", 5), ("x", 5)), 3, (64, 64, 64)),
+        ((12, 50, 60), (1.0, 1.0, 1.0), (("z", 5),), 3, (8, 48, 56)),
+        ((160, 400, 400), (1.0, 1.0, 1.0), (("z", 5),), 2, (1, 256, 256)),
+    ],
+    ids=["isotropic", "along y", "anisotropic", "along z and x", "small", "2d"],
+)
+def test_patches_are_flat_along_annotated_planes(
+    shape: tuple[int, int, int],
+    voxel: tuple[float, float, float],
+    planes: tuple[tuple[str, int], ...],
+    dims: int,
+    patch: tuple[int, int, int],
+    tmp_path: Path,
+) -> None:
+    """Three times as wide as across the planes, up to 2¹⁸ voxels (2D: 2¹⁶), whichever axis the planes lie on."""
+    image = Volume.from_array(np.zeros(shape, np.uint8), voxel)
+    samples, annotated = [], []
+    for axis, every in planes:
+        where = np.zeros(shape, bool)
+        where[tuple(slice(None, None, every) if a == axis else slice(None) for a in "zyx")] = True
+        annotated.append(where)
+        samples.append(Sample(axis, image, Annotation(np.zeros(shape, np.uint8), where)))
+    nothing = [np.zeros(shape, bool)] * len(samples)
+    task = Task(samples, annotated, nothing, (1,), RunFolder(tmp_path), hardware=Hardware(device="cpu"))
+    config = resolved(SegmentationConfig(network={"kind": "unet", "dims": dims, "features": 4}), task)
+    assert config.patch == patch

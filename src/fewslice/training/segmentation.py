@@ -49,8 +49,11 @@ __all__ = [
 
 Triple = tuple[int, int, int]
 
-_PATCH_VOXELS = {2: 2**16, 3: 2**17}
+_PATCH_VOXELS = {2: 2**16, 3: 2**18}
+_FLATNESS = 3
+"""Extent of a 3D patch along the annotated planes over that across them."""
 _BATCH_VOXELS = {2: 2**19, 3: 2**18}
+_LEAST_BATCH = {2: 2, 3: 1}
 
 
 class SegmentationConfig(BaseModel):
@@ -192,13 +195,14 @@ def resolved(config: T, task: Task) -> T:
     dims = dims_of(config)
     smallest, voxel = task.smallest_shape, task.voxel_size_um
     axis = task.plane_axis() if dims == 2 else None
+    across = axis if axis is not None else task.only_plane_axis()
     if dims == 3 and min(smallest) < 2:
         raise InputError(
             f"a 3D network needs several planes, but the smallest image is {smallest} (z, y, x); "
             "use --strategy slices_2d or give a deeper volume"
         )
     asked = config.patch
-    patch = asked or _default_patch(smallest, voxel, dims, axis)
+    patch = asked or _default_patch(smallest, voxel, dims, across)
     if axis is not None and patch[axis] != 1:
         raise InputError(
             f"patch {patch} (z, y, x) is {patch[axis]} thick along {'zyx'[axis]}, but a 2D network learns planes of "
@@ -224,7 +228,7 @@ def resolved(config: T, task: Task) -> T:
             f"patch {patch} (z, y, x) is not a multiple of the network's divisor {divisor}; set patch to {fitting}"
         )
     patch = (fitting[0], fitting[1], fitting[2])
-    batch = config.batch_size or int(np.clip(_BATCH_VOXELS[dims] // int(np.prod(patch)), 2, 16))
+    batch = config.batch_size or int(np.clip(_BATCH_VOXELS[dims] // int(np.prod(patch)), _LEAST_BATCH[dims], 16))
     return config.model_copy(update={"network": network, "patch": patch, "batch_size": batch})
 
 
@@ -287,21 +291,23 @@ def _divisor(network: dict[str, Any], axis: int | None) -> Triple:
     return (divisor[0], divisor[1], divisor[2])
 
 
-def _default_patch(smallest: Triple, voxel: tuple[float, float, float] | None, dims: int, axis: int | None) -> Triple:
-    """Grow a patch that is as cubic in µm as the samples allow, in multiples of 8, up to the voxel budget."""
-    spacing = np.asarray(voxel if voxel is not None else (1.0, 1.0, 1.0))
-    free = [a for a in range(3) if a != axis]
-    patch = np.ones(3, dtype=int)
+def _default_patch(smallest: Triple, voxel: tuple[float, float, float] | None, dims: int, across: int | None) -> Triple:
+    """Grow a patch in multiples of 8 up to the voxel budget: as square in µm, in 3D flat, as the samples allow.
+
+    In 3D the extent across the annotated planes is a third of that along them, or as near as can be: of patches of one
+    size, flat ones gave by far the best networks on sparsely annotated stacks, for what a network misses at the edge
+    of a patch is the surroundings in the plane. Where planes are annotated along several axes the patch is cubic.
+    """
+    extent = np.asarray(voxel if voxel is not None else (1.0, 1.0, 1.0), dtype=float)
     limits = np.array([max(1, s // 8 * 8) if s >= 8 else s for s in smallest])
-    for a in free:
-        patch[a] = min(8, limits[a])
-    while True:
-        growable = [a for a in free if patch[a] + 8 <= limits[a]]
-        if not growable:
-            break
-        a = min(growable, key=lambda i: patch[i] * spacing[i])
+    patch = np.minimum(8, limits)
+    if across is not None and dims == 2:
+        patch[across] = limits[across] = 1
+    elif across is not None:
+        extent[across] *= _FLATNESS
+    while growable := [a for a in range(3) if patch[a] + 8 <= limits[a]]:
         grown = patch.copy()
-        grown[a] += 8
+        grown[min(growable, key=lambda a: patch[a] * extent[a])] += 8
         if grown.prod() > _PATCH_VOXELS[dims]:
             break
         patch = grown

@@ -191,15 +191,24 @@ class Task:
         InputError
             If it differs between samples.
         """
-        annotated = {
+        found = self._plane_axes()
+        if len(found) > 1:
+            listed = ", ".join(f"{'zyx'[axis]} in {name}" for axis, name in found.items())
+            raise InputError(f"planes are annotated along {listed}; train a 2D network on planes of one direction")
+        return next(iter(found), 0)
+
+    def only_plane_axis(self) -> int | None:
+        """Return the axis along which planes were annotated; None if it differs between samples."""
+        found = self._plane_axes()
+        return next(iter(found), 0) if len(found) <= 1 else None
+
+    def _plane_axes(self) -> dict[int, str]:
+        """Name a sample for each axis along which planes were annotated."""
+        return {
             annotated_axis(sample.annotation.annotated): sample.name
             for sample in self.samples
             if sample.annotation is not None
         }
-        if len(annotated) > 1:
-            found = ", ".join(f"{'zyx'[axis]} in {name}" for axis, name in annotated.items())
-            raise InputError(f"planes are annotated along {found}; train a 2D network on planes of one direction")
-        return next(iter(annotated), 0)
 
     def once(self, work: Callable[[], None]) -> None:
         """Do something in the first process only, while the others that share the training wait for it."""
