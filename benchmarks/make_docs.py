@@ -95,9 +95,9 @@ what arms get right and wrong are drawn locally with `--figure OUT.png`.
 
 
 _PLANNING = """\
-A 2D network, {choice} steps for every number of planes, is trained on planes that are recommended (the middle one
-first, then where the model is uncertain and nothing near is annotated), evenly spaced, or drawn at random. The budget
-curve is measured by trainings of {calibration} steps on subsets of n planes; what 2n and 4n planes reach is the Dice of
+A 2D network of 8 features, {choice} steps for every number of planes, is trained on planes that are recommended (the middle one
+first, then where the model is uncertain and nothing near is annotated), evenly spaced, or drawn at random. Dice is that
+of the best threshold. The budget curve is measured by trainings of {calibration} steps on subsets of n planes; what 2n and 4n planes reach is the Dice of
 trainings on so many, judged on planes that they have not seen. Intervals hold the Dice with 80 % probability; the log
 gain is the log score of the forecast minus that of no change. `python -m benchmarks.planning --quick` measures it.
 """
@@ -410,7 +410,10 @@ def _planning(series: Series, tier: str) -> str:
     """Write what recommended planes bring against others, and how well the budget curve foretells."""
     if not series.results:
         return ""
-    steps = planning.BUDGETS[tier]
+    steps = {
+        part: " or ".join(str(n) for n in dict.fromkeys(own[part] for own in planning.BUDGETS[tier].values()))
+        for part in ("choice", "calibration")
+    }
     parts = ["## Planning\n", _PLANNING.format(**steps), _devices(series)]
     for setting, title in _PLANNED.items():
         chosen = series.where(setting=setting, part="choice")

@@ -312,8 +312,11 @@ def planes_needed(dice: Mapping[int, float], level: float) -> float:
     return math.inf
 
 
-def plane_ratios(series: Series, setting: str, arm: str, levels: Sequence[int] = (4, 6, 8)) -> dict[int, list[float]]:
-    """Give, by draw, the planes that an arm needs for the Dice of evenly spaced ones, over those that they are.
+def plane_ratios(series: Series, setting: str, arm: str, levels: Sequence[int] = (4, 6, 8)) -> dict[int, float]:
+    """Give the planes that an arm needs for the Dice of evenly spaced ones, over those that they are.
+
+    Both are read off curves of the mean over draws of the best Dice up to a number of planes: trainings scatter, and a
+    curve that falls would make a later number of planes look cheap.
 
     Parameters
     ----------
@@ -323,22 +326,25 @@ def plane_ratios(series: Series, setting: str, arm: str, levels: Sequence[int] =
         Which of them.
     levels
         Numbers of evenly spaced planes whose Dice is to be reached.
+
+    Returns
+    -------
+    dict
+        The ratio by level; infinite where the arm never gets there.
     """
-    by_arm = {name: _curves(series.where(setting=setting, part="choice", arm=name)) for name in (arm, "even")}
-    return {
-        draw: [planes_needed(by_arm[arm][draw], by_arm["even"][draw][level]) / level for level in levels]
-        for draw in sorted(set(by_arm[arm]) & set(by_arm["even"]))
-    }
+    own, even = (_curve(series.where(setting=setting, part="choice", arm=name)) for name in (arm, "even"))
+    return {level: planes_needed(own, even[level]) / level for level in levels} if own and even else {}
 
 
-def _curves(series: Series) -> dict[int, dict[int, float]]:
-    """Give Dice by number of planes, by draw."""
-    return {
-        int(result["cell"]["draw"]): {
-            int(name.removeprefix("dice_")): float(value) for name, value in result["scores"].items()
-        }
-        for result in series.results
-    }
+def _curve(series: Series) -> dict[int, float]:
+    """Give the best Dice up to each number of planes, the mean over draws."""
+    sums: dict[int, float] = {}
+    for result in series.results:
+        best = 0.0
+        for count in sorted(int(name.removeprefix("dice_")) for name in result["scores"]):
+            best = max(best, float(result["scores"][f"dice_{count}"]))
+            sums[count] = sums.get(count, 0.0) + best / len(series.results)
+    return sums
 
 
 def forecasts(series: Series, metric: str) -> list[float]:
@@ -357,13 +363,13 @@ def _planning(series: Series) -> list[Outcome]:
     lines = []
     for setting in ("em", "stack2"):
         ratios = plane_ratios(series, setting, "recommended")
-        finite = [ratio for own in ratios.values() for ratio in own if math.isfinite(ratio)]
-        count = sum(map(len, ratios.values()))
-        text = f"{sum(finite) / len(finite):.2f} ({len(finite)})" if finite else "–"
-        text += f"; never in {count - len(finite)} of {count}" if len(finite) < count else ""
+        finite = [ratio for ratio in ratios.values() if math.isfinite(ratio)]
+        draws = len(series.where(setting=setting, part="choice", arm="recommended").results)
+        text = ", ".join(f"{ratio:.2f} of {n}" if math.isfinite(ratio) else f"never {n}" for n, ratio in ratios.items())
+        text = f"{text} ({draws})" if text else "–"
         reached = None
-        if len(ratios) >= _ENOUGH_SEEDS:
-            reached = len(finite) == count and sum(finite) / count <= 0.75
+        if draws >= _ENOUGH_SEEDS:
+            reached = len(finite) == len(ratios) and sum(finite) / len(finite) <= 0.75
         what = f"{setting}: recommended planes reach the Dice of evenly spaced ones with ≥ 25 % fewer planes"
         target = "mean share of planes ≤ 0.75, ≥ 3 draws"
         lines.append(Outcome(what, target, text, reached, f"{command} '{setting} part=choice'"))
