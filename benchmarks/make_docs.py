@@ -95,11 +95,12 @@ what arms get right and wrong are drawn locally with `--figure OUT.png`.
 
 
 _PLANNING = """\
-A 2D network of 8 features, {choice} steps for every number of planes, is trained on planes that are recommended (the middle one
-first, then where the model is uncertain and nothing near is annotated), evenly spaced, or drawn at random. Dice is that
-of the best threshold. The budget curve is measured by trainings of {calibration} steps on subsets of n planes; what 2n and 4n planes reach is the Dice of
-trainings on so many, judged on planes that they have not seen. Intervals hold the Dice with 80 % probability; the log
-gain is the log score of the forecast minus that of no change. `python -m benchmarks.planning --quick` measures it.
+A 2D network of 8 features, {choice} steps for every number of planes, is trained on planes that are recommended (the
+middle one first, then where the model is uncertain and nothing near is annotated), evenly spaced, or drawn at random.
+Dice is that of the best threshold. The budget curve is measured by trainings of {calibration} steps on subsets of n
+planes; what 2n and 4n planes reach is the Dice of trainings on so many, judged on planes that they have not seen.
+Intervals hold the Dice with 80 % probability; the log gain is the log score of the forecast minus that of no change.
+`python -m benchmarks.planning --quick` measures it.
 """
 _PLANNED = {
     "em": "em_mitochondria, 165 × 256 × 256 voxels",
