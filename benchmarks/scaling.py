@@ -41,7 +41,7 @@ RECIPE = "2"
 
 SIZES = (0.25, 2.0, 16.0)
 _MESHED = 20
-_RIVAL_GIB = 0.00390625
+_RIVAL_GIB = 0.03125
 _RIVAL_PATCH = (32, 96, 96)
 WORKERS = (0, 1, 2)
 """0 is the command alone, in one process."""

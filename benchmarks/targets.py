@@ -378,12 +378,12 @@ def _planning(series: Series) -> list[Outcome]:
         ("half_width", "mean half-width of the intervals", "≤ 0.03", lambda v: v <= 0.03, False),
         ("log_gain", "log score minus that of no change", "mean above 0", lambda v: v > 0, True),
     ]
-    draws = series.where(part="calibration").distinct("draw")
+    found = series.where(part="calibration").distinct("draw")
     for metric, what, target, test, sign in checks:
         values = forecasts(series, metric)
         mean = sum(values) / len(values) if values else None
         text = "–" if mean is None else f"{mean:{'+' if sign else ''}.3f} ({len(values)})"
-        said = test(mean) if mean is not None and len(draws) >= _ENOUGH_SEEDS else None
+        said = test(mean) if mean is not None and len(found) >= _ENOUGH_SEEDS else None
         lines.append(Outcome(f"budget curve: {what}", target, text, said, f"{command} part=calibration"))
     return lines
 
