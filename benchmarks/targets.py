@@ -420,19 +420,22 @@ def _scaling(series: Series) -> list[Outcome]:
     scores = monai[0]["scores"] if monai else {}
     for overlap in ("0.5", "0.25"):
         times = scores.get(f"monai_{overlap}_times_ours")
-        reached = times >= 4 and abs(scores["ours_difference"]) <= 0.002 if times is not None else None
+        promised = overlap == "0.5"
+        good = times is not None and (not promised or (times >= 4 and abs(scores["ours_difference"]) <= 0.002))
+        reached = good if times is not None else None
         what = f"voxels per processor second over those of MONAI's sliding window at overlap {overlap}, the same U-Net"
-        target = "≥ 4, mean difference to the whole volume ≤ 0.002"
+        target = "≥ 4, mean difference to the whole volume ≤ 0.002" if promised else "to be reported"
         text = f"{times:.2f}, {scores['ours_difference']:.4f}" if times is not None else "–"
         lines.append(Outcome(what, target, text, reached, f"{command} monai"))
     peaks = {float(r["cell"]["config"]["gib"]): r["scores"] for r in series.where(arm="verbs").results}
     for verb in ("predict", "segment", "measure", "mesh"):
         found = {gib: scores[f"{verb}_peak_gib"] for gib, scores in sorted(peaks.items())}
         text = ", ".join(f"{gib:g} GiB: {peak:.2f}" for gib, peak in found.items()) or "–"
-        said = max(found.values()) <= 1.1 * min(found.values()) if {0.25, 2.0} <= found.keys() else None
-        lines.append(
-            Outcome(f"peak memory of {verb}, GiB", "within 10 %, 0.25 and 2 GiB", text, said, f"{command} verbs")
-        )
+        said = None
+        if {0.25, 2.0, 16.0} <= found.keys():
+            said = max(found.values()) <= min(1.1 * min(found.values()), 3.0)
+        target = "within 10 % for 0.25, 2 and 16 GiB, ≤ 3"
+        lines.append(Outcome(f"peak memory of {verb}, GiB", target, text, said, f"{command} verbs"))
     return lines
 
 
