@@ -211,7 +211,7 @@ def verify(store: str | Path, *, repair: bool = False, listener: Listener | None
         Called with progress events.
     """
     from fewslice.blocks.lock import locked
-    from fewslice.blocks.verify import forget_damaged, verify_store
+    from fewslice.blocks.verify import forget_damaged, output_of, verify_store
 
     def tell(blocks: int) -> None:
         if listener is not None and blocks % 100 == 0:
@@ -219,7 +219,7 @@ def verify(store: str | Path, *, repair: bool = False, listener: Listener | None
 
     if not repair or not Path(store).exists():
         return verify_store(Path(store), tell)
-    with locked(Path(store)):
+    with locked(output_of(Path(store))):
         found = verify_store(Path(store), tell)
         if found.damaged:
             forget_damaged(Path(store), found.damaged)
