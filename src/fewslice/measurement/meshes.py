@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from fewslice.blocks.engine import Engine, Retry, run_blocks
-from fewslice.blocks.job import BlockFailure, Note, Work
+from fewslice.blocks.job import BlockFailure, Note, Work, how_to_mend
 from fewslice.blocks.lock import locked
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import existing_record, open_record
@@ -337,7 +337,7 @@ def _boxes(
         raise
     if outcome.failed:
         block, reason = outcome.failed[0]
-        raise PartialError(f"{labels.path} {reason} at block {block.index}; mend it and run the same command again")
+        raise PartialError(f"{labels.path} {reason} at block {block.index}; {how_to_mend('label image')}")
     boxes = {}
     for sums in merged_sums(str(parts), blocks):
         rows = zip(sums["id"].tolist(), sums["low"].tolist(), sums["high"].tolist(), strict=True)

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from fewslice import io
 from fewslice.blocks.engine import Engine, Outcome, Retry, run_blocks
+from fewslice.blocks.job import how_to_mend
 from fewslice.blocks.lock import locked
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import Record, open_record
@@ -398,7 +399,7 @@ def _exponent(source: Source | None, image: Volume | None, record: Record, run: 
         outcome = run(marks, LargestValues(source))
         if outcome.failed:
             block, reason = outcome.failed[0]
-            raise InputError(f"{source.path} {reason} at block {block.index}; mend it and run the same command again")
+            raise InputError(f"{source.path} {reason} at block {block.index}; {how_to_mend('image')}")
         marks.finish()
     return exponent_for(max(float(mark.note["largest"]) for mark in marks.marks()))
 

@@ -150,7 +150,7 @@ def segment_store(
             block, reason = outcome.failed[0]
             raise PartialError(
                 f"{len(outcome.failed)} blocks of {store} could not be segmented, the first at {block.write.start} "
-                f"(z, y, x): {reason}; run the same command again"
+                f"(z, y, x): {reason}; the same command tries again"
             )
 
     def teller(name: str) -> Callable[[int, int], None]:
