@@ -6,7 +6,8 @@
     From one stored prediction, objects by blocks of 32, 48, 64 and 96 voxels, of both segmenters: the same partition?
     And by one and by two workers: the same files as in this process?
 ``predictions``
-    The probabilities by such blocks and by workers: how far apart, how many labels differ, do block faces show?
+    The probabilities by such blocks (of 32, 32, 64 and 96 planes, as chunks have 32) and by workers: how far apart, how
+    many labels differ, do block faces show?
 
 ``many``: what grows with the number of objects alone.
 
@@ -109,6 +110,7 @@ def _trained(setting: str, steps: int, context: Context) -> Path:
     from fewslice.annotation import from_labels
     from fewslice.data.samples import Sample
     from fewslice.experiment import Experiment
+    from fewslice.synthesis.simulators import two_photon_neurons
     from fewslice.training.fit import Hardware
     from fewslice.volume import Volume
 
@@ -118,7 +120,7 @@ def _trained(setting: str, steps: int, context: Context) -> Path:
         image, labels = read_pair("nuclei_3d", context.data)
         voxel = VOXEL_SIZE_UM
     else:
-        made = phantom.simulator.simulate(phantom.CONFIG, np.random.default_rng([phantom.SEED, 0]))
+        made = two_photon_neurons.simulate(phantom.CONFIG, np.random.default_rng([phantom.SEED, 0]))
         image, labels, voxel = made.image, made.instances, made.voxel_size_um
     volume = Volume.from_array(image, voxel_size_um=voxel)
     planes = ",".join(map(str, range(5, labels.shape[0], max(1, labels.shape[0] // 5))))
@@ -140,10 +142,14 @@ def _trained(setting: str, steps: int, context: Context) -> Path:
 def _predict(trained: Path, output: Path, block: int, workers: int = 0) -> Path:
     from fewslice import workflow
 
-    image = str(trained / "image.ome.zarr")
-    model = trained / "run" / "model"
-    workflow.predict(model, [image], output, block=(block,) * 3, device="cpu", workers=workers or None)
+    image, model = str(trained / "image.ome.zarr"), trained / "run" / "model"
+    workflow.predict(model, [image], output, block=_whole(block), device="cpu", workers=workers or None)
     return output
+
+
+def _whole(block: int) -> tuple[int, int, int]:
+    """Return the (z, y, x) block of whole chunks, which have 32 planes, that is predicted at once."""
+    return (block - block % 32, block, block)
 
 
 def _compare_objects(trained: Path, scratch: Path) -> dict[str, float]:
@@ -195,7 +201,7 @@ def _compare_predictions(trained: Path, scratch: Path) -> dict[str, float]:
         reference = reference or (p, labels)
         share = max(share, float(np.mean(labels != reference[1])))
         differences += np.bincount(np.abs(p - reference[0]).ravel(), minlength=256)
-        ratios += [seam.ratio for seam in seams(volume, (block,) * 3) if seam.ratio is not None]
+        ratios += [seam.ratio for seam in seams(volume, _whole(block)) if seam.ratio is not None]
     seen = np.cumsum(differences) / differences.sum()
     return {
         "labels_share": share,

@@ -194,6 +194,24 @@ def run_arm(
         Of the moments.
     """
     rng = np.random.default_rng([seed, VERBS.index(verb), ARMS.index(arm)])
+    rounds: list[Round] = []
+    while (left := kills - sum(r.kills for r in rounds)) > 0 and len(rounds) < kills:  # a run may end before all kills
+        rounds.append(_run_round(verb, arm, work, block, left, expected, rng))
+    return Round(
+        verb,
+        arm,
+        sum(r.kills for r in rounds),
+        tuple(moment for r in rounds for moment in r.marks),
+        (max(r.exit_codes[0] for r in rounds), max(r.exit_codes[1] for r in rounds)),
+        all(r.same for r in rounds),
+        sum(r.unopened for r in rounds),
+    )
+
+
+def _run_round(
+    verb: str, arm: str, work: Path, block: Sequence[int], kills: int, expected: int, rng: np.random.Generator
+) -> Round:
+    """Kill one output's making up to `kills` times, let it end, and compare."""
     folder = work / f"{verb}-{arm}"
     shutil.copytree(work / "before" / verb, folder)
     before = _marks(folder)
@@ -204,8 +222,8 @@ def run_arm(
     try:
         for number in range(kills):
             low = _marks(folder) - before
-            wanted = before + int(rng.integers(low, max(low + 1, expected * (number + 1) // (kills + 1) + 1)))
-            if not _wait(running, folder, wanted):
+            high = max(low + 1, expected * (number + 1) // (kills + 1))
+            if not _wait(running, folder, before + int(rng.integers(low + 1, high + 1))):
                 break
             time.sleep(float(rng.uniform(0, 0.05)))
             if _kill(arm, running, rng):
