@@ -18,8 +18,10 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import (
+    blocks,
     continuity,
     em,
+    faults,
     instances,
     people,
     planning,
@@ -131,6 +133,8 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     drawn_tier = "full" if any(r["cell"]["config"].get("tier") == "full" for r in drawn) else "quick"
     simulated = Series([r for r in drawn if r["cell"]["config"].get("tier", drawn_tier) == drawn_tier])
     painted = Series(current(read_results("people", results=results), people.again))
+    killed = Series(current(read_results("faults", results=results), faults.again))
+    cut = Series(current(read_results("blocks", results=results), blocks.again))
     trials = read_results("sparsity_trials", results=results)
     tiers = [tier for tier in ("full", "quick") if any(r["cell"]["config"]["tier"] == tier for r in loaded)]
     main_tier = tiers[0] if tiers else "full"
@@ -142,13 +146,20 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
         "scaling": scaled,
         "synthesis": simulated,
         "people": painted,
+        "faults": killed,
+        "blocks": cut,
     }
     parts = [_INTRODUCTION, _targets(main, em_series, speed_series, main_tier, more), _CAVEATS]
     for tier in tiers:
         series = Series([r for r in loaded if r["cell"]["config"]["tier"] == tier])
         parts.append(_comparison(series, tier, figures))
     parts += [_em(em_series), _continuity(along_z), _planning(plans, planned_tier), _instances(counted)]
-    parts += [synthesis_tables.section(simulated, drawn_tier, _devices), _speed(speed_series), _scaling(scaled)]
+    parts += [
+        synthesis_tables.section(simulated, drawn_tier, _devices),
+        _speed(speed_series),
+        _scaling(scaled),
+        _faults(killed),
+    ]
     parts.append(_trials(trials, read_results("sparsity", results=results)))
     parts.append(_attempts())
     parts.append(_missing(results))
@@ -475,6 +486,22 @@ def _scaling(series: Series) -> str:
     )
 
 
+def _faults(series: Series) -> str:
+    """Write what became of each arm of the kills."""
+    series = series.where(tier="full")
+    if not series.results:
+        return ""
+    minutes = sum(float(r["cpu_seconds"]) for r in series.results) / 60
+    return (
+        "## Kills\n\n"
+        + f"{minutes:.0f} processor minutes. How it is done stands in [Reliability](reliability.md).\n\n"
+        + _devices(series)
+        + "\n```text\n"
+        + faults.table(series.results)
+        + "\n```\n"
+    )
+
+
 def _speed(series: Series) -> str:
     if not series.results:
         return ""
@@ -546,7 +573,19 @@ def _attempts() -> str:
 def _missing(results: Path) -> str:
     failures = [
         f
-        for name in ("sparsity", "em", "continuity", "planning", "instances", "synthesis", "people", "speed", "scaling")
+        for name in (
+            "sparsity",
+            "em",
+            "continuity",
+            "planning",
+            "instances",
+            "synthesis",
+            "people",
+            "speed",
+            "scaling",
+            "faults",
+            "blocks",
+        )
         for f in read_failures(name, results=results)
     ]
     if not failures:

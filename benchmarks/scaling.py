@@ -34,7 +34,7 @@ from benchmarks.arms import device_of
 from benchmarks.cells import Cell, Clock, Context
 from benchmarks.volumes import command, light_model, sparse_volume
 
-__all__ = ["RECIPE", "again", "main", "plan", "run_cell", "shape_of", "table"]
+__all__ = ["RECIPE", "again", "main", "measured", "plan", "run_cell", "shape_of", "table"]
 
 RECIPE = "2"
 """Version of the measurement. Raise it whenever what is measured changes."""
@@ -89,7 +89,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         predict += ["--device", context.device]
         predict += ["--workers", str(cell.config["workers"])] if cell.config["workers"] else []
         if cell.arm == "predict":
-            seconds, most, most_of_one = _measured(predict)
+            seconds, most, most_of_one = measured(predict)
             stored = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
             return {
                 "scores": {
@@ -111,7 +111,7 @@ def run_cell(cell: Cell, context: Context) -> dict[str, Any]:
         }
         scores: dict[str, float] = {}
         for verb, full in verbs.items():
-            seconds, _, most_of_one = _measured(full)
+            seconds, _, most_of_one = measured(full)
             scores |= {f"{verb}_seconds": seconds, f"{verb}_peak_gib": most_of_one / 2**30}
         return {"scores": scores}
 
@@ -178,7 +178,7 @@ def compare_with_monai(shape: Sequence[int], context: Context) -> dict[str, floa
     return scores
 
 
-def _measured(full: Sequence[str]) -> tuple[float, int, int]:
+def measured(full: Sequence[str]) -> tuple[float, int, int]:
     """Run a command; return its seconds, and the most memory of all its processes and of one, in bytes."""
     began = time.perf_counter()
     running = subprocess.Popen(full, stdout=subprocess.DEVNULL)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks import objects
+from benchmarks import faults, objects
 from benchmarks.arms import ARMS
 from benchmarks.sparsity import alpha_of
 from benchmarks.tables import Series, difference, interval_text
@@ -30,6 +30,7 @@ STEPS = ("none", "affine", "morphology", "continuity")
 """Arms of the ablation of spatial continuity, each of which adds one step to the one before."""
 _ENOUGH = 5
 _ENOUGH_SEEDS = 3
+_KILLS = 200
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def outcomes(
     scaling: Series | None = None,
     synthesis: Series | None = None,
     people: Series | None = None,
+    faults: Series | None = None,
+    blocks: Series | None = None,
 ) -> list[Outcome]:
     """Measure every target from what is there.
 
@@ -125,7 +128,7 @@ def outcomes(
         Results of the three benchmarks; `sparsity` of one tier.
     tier
         ``full`` or ``quick``, for the commands.
-    continuity, planning, instances, scaling, synthesis, people
+    continuity, planning, instances, scaling, synthesis, people, faults, blocks
         Results of those benchmarks, `planning` and `synthesis` of one tier; None for none.
     """
     quick = " --quick" if tier == "quick" else ""
@@ -138,6 +141,8 @@ def outcomes(
         *_planning(planning or Series([])),
         *_instances(instances or Series([])),
         *_scaling(scaling or Series([])),
+        *_faults(faults or Series([])),
+        *_blocks(blocks or Series([])),
         *_synthesis(synthesis or Series([])),
         *_people(people or Series([])),
         *_speed(speed),
@@ -436,6 +441,64 @@ def _scaling(series: Series) -> list[Outcome]:
             said = max(found.values()) <= min(1.1 * min(found.values()), 3.0)
         target = "within 10 % for 0.25, 2 and 16 GiB, ≤ 3"
         lines.append(Outcome(f"peak memory of {verb}, GiB", target, text, said, f"{command} verbs"))
+    return lines
+
+
+def _faults(series: Series) -> list[Outcome]:
+    series = series.where(tier="full")
+    scores = [r["scores"] for r in series.results]
+    kills, lost, unopened = (sum(int(s[name]) for s in scores) for name in ("kills", "lost", "unopened"))
+    arms = {(r["cell"]["setting"], r["cell"]["arm"]) for r in series.results}
+    enough = kills >= _KILLS and len(arms) == len(faults.VERBS) * len(faults.ARMS)
+    reached = False if lost or unopened else True if enough else None
+    text = f"{kills} kills in {len(arms)} arms; {lost} resumed otherwise, {unopened} left a store that does not open"
+    what = (
+        f"{_KILLS} kills of predict, segment, measure and mesh, alone and with workers: each resume equals the "
+        "unbroken run; no kill leaves a store that cannot be opened"
+    )
+    command = "python -m benchmarks.faults --device cpu --threads 1"
+    return [Outcome(what, "0 and 0, every verb and arm", text if scores else "–", reached, command)]
+
+
+def _blocks(series: Series) -> list[Outcome]:
+    series = series.where(tier="full")
+    command = "python -m benchmarks.blocks --device cpu --threads 1 --only"
+
+    def line(what: str, target: str, text: str, test: Callable[[Mapping[str, float]], bool],
+             setting: str, arm: str) -> Outcome:  # fmt: skip
+        """Judge the scores of one cell; `text` is filled in with them."""
+        found = series.where(setting=setting, arm=arm).results
+        scores = found[0]["scores"] if found else None
+        said = None if scores is None else test(scores)
+        return Outcome(
+            what, target, "–" if scores is None else text.format(**scores), said, f"{command} '{setting} {arm}'"
+        )
+
+    lines = []
+    for setting in ("nuclei_3d", "phantom"):
+        lines += [
+            line(f"{setting}: objects of one stored prediction by blocks of 32, 48, 64, 96 and by 0, 1, 2 workers",
+                 "the same labels up to names; the same bytes for any workers",
+                 "{partitions_that_differ} partitions, {workers_that_differ} outputs of workers differ",
+                 lambda s: s["partitions_that_differ"] == s["workers_that_differ"] == 0 < s["objects"],
+                 setting, "objects"),
+            line(f"{setting}: predictions by blocks of 32, 48, 64, 96 and by 0, 1, 2 workers",
+                 "≤ 0.1 % of labels and ≤ 2/255 of probability differ",
+                 "{labels_share:.3%}, {largest_difference:.0f}/255 (99.9 % of voxels: {difference_999:.0f}/255)",
+                 lambda s: s["labels_share"] <= 0.001 and s["largest_difference"] <= 2, setting, "predictions"),
+            line(f"{setting}: steps of the probability across block faces over those between them", "≤ 1.05",
+                 "{seam_ratio:.3f}", lambda s: s["seam_ratio"] <= 1.05, setting, "predictions"),
+        ]  # fmt: skip
+    lines += [
+        line("naming the objects of 200,000 blocks, 5 million ids beyond 2^32, minutes", "≤ 3, the right number",
+             "{minutes:.2f}; {objects_too_many:+.0f} objects",
+             lambda s: s["minutes"] <= 3 and s["objects_too_many"] == 0 and s["bits_of_largest_id"] > 32,
+             "many", "merge"),
+        line("the table of 5 million objects in ≥ 2 gigavoxels of labels, minutes", "≤ 20, every row right",
+             "{minutes:.1f}; {rows_wrong:.0f} rows wrong of {objects:,.0f}",
+             lambda s: s["minutes"] <= 20 and s["rows_wrong"] == 0 and s["gigavoxels"] >= 2 and s["objects"] >= 5e6,
+             "many", "table"),
+    ]  # fmt: skip
     return lines
 
 

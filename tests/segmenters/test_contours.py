@@ -211,7 +211,7 @@ def test_a_segment_that_failed_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patch:
         patch.setattr(job, "open", failing)
-        with pytest.raises(PartialError, match=r"1 blocks of .* run the same command again"):
+        with pytest.raises(PartialError, match=r"1 blocks of .* the same command tries again"):
             workflow.segment(path)
     if job is PaintBlocks:
         with pytest.raises(InputError, match="unfinished; run the segment command again"):

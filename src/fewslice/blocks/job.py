@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from fewslice.geometry import Block
 
-__all__ = ["BlockFailure", "Job", "Note", "Opened", "Plan", "Work"]
+__all__ = ["BlockFailure", "Job", "Note", "Opened", "Plan", "Work", "how_to_mend"]
 
 Note = Mapping[str, Any]
 """What a block's mark says besides where it lies: JSON values, such as the checksums of what was written."""
@@ -28,6 +28,13 @@ class BlockFailure(Exception):
     def __init__(self, reason: str, *, may_pass: bool = False) -> None:
         super().__init__(reason)
         self.may_pass = may_pass
+
+
+def how_to_mend(what: str) -> str:
+    """Return the clause that says how a job goes on whose blocks failed, `what` being its input, such as ``image``."""
+    return (
+        f"the same command tries again, but a mended {what} counts as another one, so pass --overwrite after mending it"
+    )
 
 
 @dataclass(frozen=True)

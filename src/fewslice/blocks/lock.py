@@ -27,8 +27,9 @@ _FORGOTTEN_S = 300.0
 
 
 def lock_of(output: Path) -> Path:
-    """Return the file that locks an output, beside it."""
-    return output.with_name(f".{output.name}.lock")
+    """Return the file that locks an output, beside it, by whatever path it is named."""
+    place = output.resolve()
+    return place.with_name(f".{place.name}.lock")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from fewslice.formats import ome_zarr
 from fewslice.formats.ome_zarr import OutputStore
 from fewslice.geometry import Box, Shape, cover
 
-__all__ = ["Damage", "Verification", "forget_damaged", "verify_store"]
+__all__ = ["Damage", "Verification", "forget_damaged", "output_of", "verify_store"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,11 @@ class Verification:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return {**asdict(self), "exit_code": self.exit_code}
+
+
+def output_of(store: Path) -> Path:
+    """Return the output that its writer locks: the store or folder itself, or the table whatever of it was named."""
+    return store if store.is_dir() else store.with_suffix(".csv")
 
 
 def verify_store(store: Path, progress: Callable[[int], None] | None = None) -> Verification:

@@ -17,10 +17,11 @@ from pydantic import BaseModel
 from fewslice import io, registry
 from fewslice.blocks.engine import Engine, InProcess, Outcome, Retry, run_blocks
 from fewslice.blocks.job import BlockFailure, Job, Note, Opened, Work
+from fewslice.blocks.lock import locked
 from fewslice.blocks.outputs import Contents, create_outputs, remove_outputs
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.pyramid import write_pyramids
-from fewslice.blocks.record import open_record
+from fewslice.blocks.record import existing_record, open_record
 from fewslice.errors import InputError
 from fewslice.geometry import Block, cover
 from fewslice.volume import Volume
@@ -73,7 +74,7 @@ def mask_image(
     Raises
     ------
     InputError
-        If `output` holds something else.
+        If `output` holds something else, or another run writes to it.
     """
     segmenter = registry.load("segmenters", kind)
     voxel = image.voxel_size_um
@@ -91,43 +92,49 @@ def mask_image(
     bound = {name: value for name, value in facts.items() if name != "image"}
     key = hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
     marks = output / ".fewslice"
-    if output.exists() and not (marks / "job.json").exists():
-        raise InputError(f"{output} exists and was not made by segment; choose another -o")
-    if overwrite and output.is_dir():
-        remove_outputs(output)
-    known = io.open_volume(output).attributes.get("mask_facts") if output.exists() else None
-    if output.exists():
-        record = open_record(marks, key, what=str(output))
-        if record.finished:
-            return Outcome(0, 0, ())
-    halo = segmenter.foreground_halo(config, voxel)
-    chunk = choose_chunk(image.shape)
-    found = known or segmenter.survey(
-        config, image, None if progress is None else lambda d, n: progress("survey", d, n)
-    )
-    if not output.exists():
-        contents = Contents(image.shape, ("foreground",), voxel, chunk, origin_um=image.origin_um)
-        create_outputs(output, contents, facts | {"mask_facts": found} | (attributes or {}), key)
-        record = open_record(marks, key, what=str(output))
-    io.remove_leftovers(output)
-    work = MaskBlocks(source, output.absolute(), kind, config.model_dump_json(), json.dumps(found))
-    if engine is None or isinstance(engine, InProcess):
-        job: Job = Opened(work.on(image))
-    elif source is None:
-        raise InputError("other processes cannot see arrays in memory; give the path of the image")
-    else:
-        job = work
 
     def teller(name: str) -> Callable[[int, int], None] | None:
         return None if progress is None else lambda done, total: progress(name, done, total)
 
-    blocks = cover(image.shape, choose_block(image.shape, halo, chunk, READ_VOXELS), halo)
-    outcome = run_blocks(blocks, record, job, engine=engine, retry=retry, progress=teller("mask"))
-    if not outcome.failed:
-        groups = ("", "labels/segmentation")
-        write_pyramids(output, groups, key, engine=engine, retry=retry, progress=teller("pyramid"))
-        record.finish()
+    begun = existing_record(marks)
+    if not overwrite and begun is not None and begun.key == key and begun.finished:  # it may be read-only by now
+        return Outcome(0, 0, ())
+    with locked(output):
+        if output.exists() and not (marks / "job.json").exists():
+            raise InputError(f"{output} exists and was not made by segment; choose another -o")
+        if overwrite and output.is_dir():
+            remove_outputs(output)
+        halo, chunk = segmenter.foreground_halo(config, voxel), choose_chunk(image.shape)
+        if output.exists():
+            record = open_record(marks, key, what=str(output))
+            if record.finished:  # by a run that ended a moment ago
+                return Outcome(0, 0, ())
+            found = io.open_volume(output).attributes["mask_facts"]
+        else:
+            found = segmenter.survey(config, image, teller("survey"))
+            contents = Contents(image.shape, ("foreground",), voxel, chunk, origin_um=image.origin_um)
+            create_outputs(output, contents, facts | {"mask_facts": found} | (attributes or {}), key)
+            record = open_record(marks, key, what=str(output))
+        io.remove_leftovers(output)
+        work = MaskBlocks(source, output.absolute(), kind, config.model_dump_json(), json.dumps(found))
+        blocks = cover(image.shape, choose_block(image.shape, halo, chunk, READ_VOXELS), halo)
+        outcome = run_blocks(
+            blocks, record, _job(image, work, engine), engine=engine, retry=retry, progress=teller("mask")
+        )
+        if not outcome.failed:
+            groups = ("", "labels/segmentation")
+            write_pyramids(output, groups, key, engine=engine, retry=retry, progress=teller("pyramid"))
+            record.finish()
     return outcome
+
+
+def _job(image: Volume, work: MaskBlocks, engine: Engine | None) -> Job:
+    """Return the work itself for this process, or what other processes need to open it."""
+    if engine is None or isinstance(engine, InProcess):
+        return Opened(work.on(image))
+    if work.source is None:
+        raise InputError("other processes cannot see arrays in memory; give the path of the image")
+    return work
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Segment a stored prediction: plan, the four passes, what is said of it; resumable, and finished only once.
 
 1. :func:`open_outputs` says what a store holds, or why it cannot be segmented.
-2. :func:`segment_store` claims ``labels/instances`` for these settings and this prediction, or refuses.
+2. :func:`segment_store` claims ``labels/instances`` for these settings and this prediction, or refuses. It holds the
+   store's lock, as predict does, so that neither changes what the other works on.
 3. The passes run, in this process or on workers. Each has a record of its own in the folder of intermediate files, the
    last one in the store, where ``fewslice verify`` finds its checksums. What is done is not done again.
 4. The pyramid is written, then the mark that everything is finished; then the intermediate files go.
@@ -23,6 +24,7 @@ from pydantic import BaseModel
 from fewslice import io, registry
 from fewslice.blocks.engine import Engine, Outcome, Retry, run_blocks
 from fewslice.blocks.job import Job
+from fewslice.blocks.lock import locked
 from fewslice.blocks.plan import choose_block
 from fewslice.blocks.pyramid import forget_pyramid, write_pyramids
 from fewslice.blocks.record import Record, open_record
@@ -31,7 +33,7 @@ from fewslice.files import disk_error, remove_folder, write_json
 from fewslice.geometry import Block
 from fewslice.instances.passes import REGION, Grid, LabelBlocks, LinkBlocks, RelabelBlocks, block_file
 from fewslice.instances.union import name_objects, unite
-from fewslice.segmenters import CONTACT, Merging, Output, claim_instances, prediction_key
+from fewslice.segmenters import CONTACT, Merging, Output, claim_instances, instances_finished, prediction_key
 from fewslice.volume import Volume
 
 __all__ = ["Instances", "StoredOutputs", "merge_tables", "open_outputs", "segment_store"]
@@ -167,7 +169,8 @@ def segment_store(
     Raises
     ------
     InputError
-        If the segmenter lacks an output, or there are objects of other settings or origin.
+        If the segmenter lacks an output, there are objects of other settings or origin, or another run writes to the
+        store.
     DiskError
         If the disk refuses the write.
     """
@@ -189,9 +192,6 @@ def segment_store(
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     work = stored.path.with_name(f".{stored.path.name}.instances")
-    if overwrite:
-        remove_folder(work)
-    record = claim_instances(stored.path, key, overwrite=overwrite)
 
     def summary(said: dict[str, Any], **more: Any) -> Instances:
         return Instances(
@@ -199,39 +199,47 @@ def segment_store(
             str(said.get("dtype", "")), grid.block, halo, **more,
         )  # fmt: skip
 
-    if record.finished:
-        remove_folder(work)
+    def finished() -> Instances:
         said = io.open_labels(stored.path / "labels" / "instances").attributes
         return summary(said, already_finished=True)
-    io.remove_leftovers(stored.path)
-    try:
-        begin(work, key, grid, chunk, voxel)
-        label = LabelBlocks(
-            stored.path, work, kind, json.dumps(settings), channels, tuple(stored.outputs[i] for i in channels),
-            threshold, voxel, grid,
-        )  # fmt: skip
-        blocks = grid.blocks(halo)
-        run = _Passes(blocks, work, key, engine, retry, progress)
-        outcome = run("label", label)
-        if outcome.failed:
-            return summary({}, failed=outcome.failed)
-        outcome = run("link", LinkBlocks(work, grid))
-        if outcome.failed:
-            return summary({}, failed=outcome.failed)
-        said = _union(work, grid, segmenter.merging(config, voxel), segmenter.smallest(config, shape, voxel))
-        if _create(stored, facts | said | {"key": key}, chunk):
-            record.unmark(record.done())
-        outcome = run("relabel", RelabelBlocks(stored.path, work, grid), record)
-        if outcome.failed:
-            return summary(said, failed=outcome.failed)
-        if pyramids:
-            write_pyramids(
-                stored.path, ("labels/instances",), key, engine=engine, retry=retry, progress=run.teller("pyramid")
-            )
-        record.finish()
-        remove_folder(work)
-    except OSError as error:
-        raise error if isinstance(error, FewsliceError) else disk_error(error, work) from error
+
+    if not overwrite and instances_finished(stored.path, key) and not work.exists():  # it may be read-only by now
+        return finished()
+    with locked(stored.path):
+        if overwrite:
+            remove_folder(work)
+        record = claim_instances(stored.path, key, overwrite=overwrite)
+        if record.finished:
+            remove_folder(work)
+            return finished()
+        io.remove_leftovers(stored.path)
+        try:
+            begin(work, key, grid, chunk, voxel)
+            label = LabelBlocks(
+                stored.path, work, kind, json.dumps(settings), channels, tuple(stored.outputs[i] for i in channels),
+                threshold, voxel, grid,
+            )  # fmt: skip
+            run = _Passes(grid.blocks(halo), work, key, engine, retry, progress)
+            outcome = run("label", label)
+            if outcome.failed:
+                return summary({}, failed=outcome.failed)
+            outcome = run("link", LinkBlocks(work, grid))
+            if outcome.failed:
+                return summary({}, failed=outcome.failed)
+            said = _union(work, grid, segmenter.merging(config, voxel), segmenter.smallest(config, shape, voxel))
+            if _create(stored, facts | said | {"key": key}, chunk):
+                record.unmark(record.done())
+            outcome = run("relabel", RelabelBlocks(stored.path, work, grid), record)
+            if outcome.failed:
+                return summary(said, failed=outcome.failed)
+            if pyramids:
+                write_pyramids(
+                    stored.path, ("labels/instances",), key, engine=engine, retry=retry, progress=run.teller("pyramid")
+                )
+            record.finish()
+            remove_folder(work)
+        except OSError as error:
+            raise error if isinstance(error, FewsliceError) else disk_error(error, work) from error
     return summary(said)
 
 

@@ -24,11 +24,12 @@ from pathlib import Path
 import numpy as np
 
 from fewslice.blocks.engine import Engine, Retry, run_blocks
-from fewslice.blocks.job import BlockFailure, Note, Work
+from fewslice.blocks.job import BlockFailure, Note, Work, how_to_mend
+from fewslice.blocks.lock import locked
 from fewslice.blocks.plan import choose_block, choose_chunk
-from fewslice.blocks.record import open_record
+from fewslice.blocks.record import existing_record, open_record
 from fewslice.errors import FewsliceError, InputError, PartialError
-from fewslice.files import checksum, disk_error
+from fewslice.files import checksum, disk_error, remove_folder
 from fewslice.geometry import Block, Box, cover
 from fewslice.measurement.job import Source, SumBlocks, merged_sums
 from fewslice.measurement.mesh import Mesh, Piece, march, placed, simplified, smoothed, weld
@@ -127,7 +128,7 @@ def mesh_objects(
     ------
     InputError
         If the labels cannot be used, the voxel size is unknown, the format is unknown or needs what is not installed,
-        an object is not there, or the folder holds something else.
+        an object is not there, the folder holds something else, or another run writes to it.
     PartialError
         If the labels cannot be read everywhere.
     DiskError
@@ -144,50 +145,51 @@ def mesh_objects(
     place = path_beside(volume.source, folder)
     facts = [digest, place, list(size), list(volume.origin_um), error, smoothing, kind, prefix]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    _check_folder(folder)
-    record_folder = folder / ".fewslice"
-    if record_folder.exists() and not overwrite:
-        open_record(record_folder, key, what=str(folder))
-    boxes = _boxes(labels, volume, digest, folder, table, engine, retry)
-    chosen = sorted(boxes) if objects is None else [int(k) for k in objects]
-    missing = [k for k in chosen if k not in boxes]
-    if missing:
-        shown = ", ".join(str(k) for k in missing[:5])
-        raise InputError(f"{labels.path} holds no object {shown}; choose ids of the object table, or --objects all")
-    title = dict(zip(chosen, names, strict=True)) if names is not None else {k: k for k in chosen}
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = open_record(record_folder, key, what=str(folder))
-        if kind == "neuroglancer":
-            write_info(folder)
-    except OSError as failure:
-        raise failure if isinstance(failure, FewsliceError) else disk_error(failure, folder) from failure
-    plan = [as_block(k, boxes[k]) for k in sorted(chosen, key=lambda k: (boxes[k].start, k))]
-    job = MeshObjects(
-        labels,
-        folder.absolute(),
-        kind,
-        size,
-        error,
-        smoothing,
-        tuple((k, f"{prefix}{title[k]}") for k in chosen) if prefix or names is not None else (),
-    )
-    done = {mark.index for mark in record.marks()}
-    there = {b.index for b in plan if b.index in done and file_of(folder, job.name(b.index[0]), kind).exists()}
-    wanted = {b.index for b in plan}
-    if record.finished or wanted & done - there:
-        if wanted == there:
-            return MeshFolder(folder, (), len(plan))
-        record.unmark(wanted - there)
-    others = len(done - wanted)  # meshes of earlier calls, which the record counts as well
-    tell = None if progress is None else lambda count, total: progress(count - others, total)
-    outcome = run_blocks(plan, record, job, engine=engine, retry=retry, progress=tell)
-    if not outcome.failed:
-        record.finish()
-    written = wanted - there - {b.index for b, _ in outcome.failed}
-    return MeshFolder(folder, tuple(sorted(k for (k,) in written)), len(there), outcome.failed)
+    with locked(folder):
+        _check_folder(folder)
+        record_folder = folder / ".fewslice"
+        if record_folder.exists() and not overwrite:
+            open_record(record_folder, key, what=str(folder))
+        boxes = _boxes(labels, volume, digest, folder, table, engine, retry)
+        chosen = sorted(boxes) if objects is None else [int(k) for k in objects]
+        missing = [k for k in chosen if k not in boxes]
+        if missing:
+            shown = ", ".join(str(k) for k in missing[:5])
+            raise InputError(f"{labels.path} holds no object {shown}; choose ids of the object table, or --objects all")
+        title = dict(zip(chosen, names, strict=True)) if names is not None else {k: k for k in chosen}
+        if overwrite and folder.exists():
+            shutil.rmtree(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            record = open_record(record_folder, key, what=str(folder))
+            if kind == "neuroglancer":
+                write_info(folder)
+        except OSError as failure:
+            raise failure if isinstance(failure, FewsliceError) else disk_error(failure, folder) from failure
+        plan = [as_block(k, boxes[k]) for k in sorted(chosen, key=lambda k: (boxes[k].start, k))]
+        job = MeshObjects(
+            labels,
+            folder.absolute(),
+            kind,
+            size,
+            error,
+            smoothing,
+            tuple((k, f"{prefix}{title[k]}") for k in chosen) if prefix or names is not None else (),
+        )
+        done = {mark.index for mark in record.marks()}
+        there = {b.index for b in plan if b.index in done and file_of(folder, job.name(b.index[0]), kind).exists()}
+        wanted = {b.index for b in plan}
+        if record.finished or wanted & done - there:
+            if wanted == there:
+                return MeshFolder(folder, (), len(plan))
+            record.unmark(wanted - there)
+        others = len(done - wanted)  # meshes of earlier calls, which the record counts as well
+        tell = None if progress is None else lambda count, total: progress(count - others, total)
+        outcome = run_blocks(plan, record, job, engine=engine, retry=retry, progress=tell)
+        if not outcome.failed:
+            record.finish()
+        written = wanted - there - {b.index for b, _ in outcome.failed}
+        return MeshFolder(folder, tuple(sorted(k for (k,) in written)), len(there), outcome.failed)
 
 
 def mesh_error(error_um: float | None, size: Triple) -> float:
@@ -321,8 +323,10 @@ def _boxes(
     used = choose_block(volume.shape, (1, 1, 1), volume.chunks or choose_chunk(volume.shape), _READ_VOXELS)
     blocks = cover(volume.shape, used, (0, 0, 0))
     try:
-        parts.parent.mkdir(parents=True, exist_ok=True)
-        record = open_record(parts, f"{digest} {used}", what=str(folder))
+        begun, key = existing_record(parts), f"{digest} {used}"
+        if begun is not None and begun.key != key:  # of other labels; nobody's result
+            remove_folder(parts)
+        record = open_record(parts, key, what=str(folder))
     except OSError as failure:
         raise disk_error(failure, folder) from failure
     try:
@@ -333,7 +337,7 @@ def _boxes(
         raise
     if outcome.failed:
         block, reason = outcome.failed[0]
-        raise PartialError(f"{labels.path} {reason} at block {block.index}; mend it and run the same command again")
+        raise PartialError(f"{labels.path} {reason} at block {block.index}; {how_to_mend('label image')}")
     boxes = {}
     for sums in merged_sums(str(parts), blocks):
         rows = zip(sums["id"].tolist(), sums["low"].tolist(), sums["high"].tolist(), strict=True)

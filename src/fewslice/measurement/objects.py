@@ -28,6 +28,8 @@ import numpy.typing as npt
 
 from fewslice import io
 from fewslice.blocks.engine import Engine, Outcome, Retry, run_blocks
+from fewslice.blocks.job import how_to_mend
+from fewslice.blocks.lock import locked
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.record import Record, open_record
 from fewslice.errors import InputError
@@ -190,7 +192,7 @@ def measure_objects(
     ------
     InputError
         If something cannot be opened or has another shape, the voxel size is unknown, the image has values that cannot
-        be summed, or the files belong to another measurement.
+        be summed, the files belong to another measurement, or another run writes them.
     DiskError
         If a result cannot be stored.
     """
@@ -209,46 +211,50 @@ def measure_objects(
     found = _finished(names, key, parquet=parquet, overwrite=overwrite)
     if found is not None:
         return Measurement(table, found, Outcome(0, 0, ()), True)
-    if overwrite:
-        shutil.rmtree(names.parts, ignore_errors=True)
-    blocks = cover(volume.shape, used, (0, 0, 0))
-    begun = names.parts.exists()
-    try:
-        names.parts.parent.mkdir(parents=True, exist_ok=True)
-        record = open_record(names.parts, f"{key} {used}", what=str(table))
-    except OSError as error:
-        raise disk_error(error, table) from error
-    run = partial(run_blocks, blocks, engine=engine, retry=retry)
-    try:
-        exponent = _exponent(image, measured, record, run)
-        outcome = run(
-            record,
-            sum_job(labels, names.parts.absolute(), weights, image, exponent, regions, prediction),
-            progress=progress,
-        )
-    except InputError:
-        if not begun:  # a refusal leaves nothing behind
+    with locked(table):
+        found = _finished(names, key, parquet=parquet, overwrite=overwrite)
+        if found is not None:  # by a run that ended a moment ago
+            return Measurement(table, found, Outcome(0, 0, ()), True)
+        if overwrite:
             shutil.rmtree(names.parts, ignore_errors=True)
-        raise
-    if outcome.failed:
-        return Measurement(table, {}, outcome, False)
-    grid = Grid(
-        volume.shape,
-        size,
-        volume.origin_um,
-        weights.unit_um2,
-        _column_names(measured),
-        exponent,
-        prediction.class_values if prediction else (),
-        prediction is not None,
-    )
-    summary = _write_tables(names, blocks, grid, areas, used, parquet=parquet)
-    summary |= {"key": key, "labels": labels.path, "made_from": facts, **_settings(grid, weights)}
-    written_now = names.tables(parquet=parquet, regions=areas is not None)
-    summary["checksums"] = {name: checksum(path.read_bytes()) for name, path in written_now.items()}
-    write_json(names.summary, summary)
-    shutil.rmtree(names.parts, ignore_errors=True)
-    return Measurement(table, summary, outcome, False)
+        blocks = cover(volume.shape, used, (0, 0, 0))
+        begun = names.parts.exists()
+        try:
+            names.parts.parent.mkdir(parents=True, exist_ok=True)
+            record = open_record(names.parts, f"{key} {used}", what=str(table))
+        except OSError as error:
+            raise disk_error(error, table) from error
+        run = partial(run_blocks, blocks, engine=engine, retry=retry)
+        try:
+            exponent = _exponent(image, measured, record, run)
+            outcome = run(
+                record,
+                sum_job(labels, names.parts.absolute(), weights, image, exponent, regions, prediction),
+                progress=progress,
+            )
+        except InputError:
+            if not begun:  # a refusal leaves nothing behind
+                shutil.rmtree(names.parts, ignore_errors=True)
+            raise
+        if outcome.failed:
+            return Measurement(table, {}, outcome, False)
+        grid = Grid(
+            volume.shape,
+            size,
+            volume.origin_um,
+            weights.unit_um2,
+            _column_names(measured),
+            exponent,
+            prediction.class_values if prediction else (),
+            prediction is not None,
+        )
+        summary = _write_tables(names, blocks, grid, areas, used, parquet=parquet)
+        summary |= {"key": key, "labels": labels.path, "made_from": facts, **_settings(grid, weights)}
+        written_now = names.tables(parquet=parquet, regions=areas is not None)
+        summary["checksums"] = {name: checksum(path.read_bytes()) for name, path in written_now.items()}
+        write_json(names.summary, summary)
+        shutil.rmtree(names.parts, ignore_errors=True)
+        return Measurement(table, summary, outcome, False)
 
 
 def cut(volume: Volume, block: Shape | None = None) -> Shape:
@@ -393,7 +399,7 @@ def _exponent(source: Source | None, image: Volume | None, record: Record, run: 
         outcome = run(marks, LargestValues(source))
         if outcome.failed:
             block, reason = outcome.failed[0]
-            raise InputError(f"{source.path} {reason} at block {block.index}; mend it and run the same command again")
+            raise InputError(f"{source.path} {reason} at block {block.index}; {how_to_mend('image')}")
         marks.finish()
     return exponent_for(max(float(mark.note["largest"]) for mark in marks.marks()))
 

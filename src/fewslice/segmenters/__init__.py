@@ -69,6 +69,7 @@ __all__ = [
     "check_finished",
     "choose_kind",
     "claim_instances",
+    "instances_finished",
     "no_contacts",
     "prediction_key",
     "probability_channels",
@@ -204,6 +205,12 @@ def claim_instances(store: Path, key: str, *, overwrite: bool) -> Record:
     elif labels.exists() and not overwrite and not (folder / "job.json").exists():
         raise InputError(f"{labels} exists and was not made by segment; pass --overwrite to replace it")
     return open_record(folder, key, what=f"{labels}")
+
+
+def instances_finished(store: Path, key: str) -> bool:
+    """Whether a prediction's objects are complete and those of this key; changes nothing."""
+    record = existing_record(store / ".fewslice" / "instances")
+    return record is not None and record.key == key and record.finished
 
 
 def check_finished(labels: Path) -> None:

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fewslice import io
 from fewslice.blocks.engine import Engine, Outcome, Retry, run_blocks
 from fewslice.blocks.job import Note, Work
+from fewslice.blocks.lock import locked
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.pyramid import forget_pyramid, write_pyramids
 from fewslice.blocks.record import Record, existing_record, open_record
@@ -36,7 +37,7 @@ from fewslice.files import disk_error, remove_folder, write_atomic
 from fewslice.geometry import Block, BlockGrid, Box, Shape, cover
 from fewslice.morphology.proposals import Proposals, paint, suppress
 from fewslice.prediction.proposals import folder_of, read_proposals
-from fewslice.segmenters import Output, claim_instances, prediction_key
+from fewslice.segmenters import Output, claim_instances, instances_finished, prediction_key
 from fewslice.volume import Volume
 
 __all__ = [
@@ -118,7 +119,8 @@ def segment_store(
     Raises
     ------
     InputError
-        If the store is not of a contour model or not finished, or holds instances of other settings or origin.
+        If the store is not of a contour model or not finished, holds instances of other settings or origin, or another
+        run writes to it.
     PartialError
         If some planes or blocks could not be done; what is done is kept.
     DiskError
@@ -129,13 +131,15 @@ def segment_store(
     settings = config.model_dump(mode="json")
     facts = {"segmenter": "contours", "settings": settings, "prediction": prediction_key(image, store)}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    record = claim_instances(store, key, overwrite=overwrite)
     contours = store.with_name(f"{store.name.removesuffix('.ome.zarr')}.contours.geojson")
     said = {"output": str(store), "contours": str(contours), "segmenter": "contours", "settings": settings}
-    if record.finished:
+
+    def finished() -> dict[str, Any]:
         known = io.open_labels(store / "labels" / "instances").attributes
         return said | {"objects": known["objects"], "dtype": known["dtype"], "already_finished": True}
-    io.remove_leftovers(store)
+
+    if not overwrite and instances_finished(store, key):  # it may be read-only by now
+        return finished()
     place = store.absolute()  # workers may have another folder
     work = place.with_name(f".{store.name}.instances")
     axis, depth = int(image.attributes["plane_axis"]), _depth(store, image)
@@ -146,30 +150,35 @@ def segment_store(
             block, reason = outcome.failed[0]
             raise PartialError(
                 f"{len(outcome.failed)} blocks of {store} could not be segmented, the first at {block.write.start} "
-                f"(z, y, x): {reason}; run the same command again"
+                f"(z, y, x): {reason}; the same command tries again"
             )
 
     def teller(name: str) -> Callable[[int, int], None]:
         event = {"event": "block", "pass": name, "image": str(store)}
         return lambda done, blocks: None if listener is None else listener(event | {"done": done, "blocks": blocks})
 
-    kept = _begin(work, key, overwrite=overwrite)
-    groups = BlockGrid(image.shape, _across(image.shape, axis, depth), (0, 0, 0), (1, 1, 1))
-    run("suppress", list(groups), SuppressPlanes(place, work, axis, config.overlap, config.threshold), kept)
-    counts = [int(mark.note["objects"]) for mark in kept.marks()]
-    objects = sum(counts)
-    found = {"objects": objects, "dtype": np.min_scalar_type(objects).name}
-    chunk = image.chunks or choose_chunk(image.shape)
-    _create(store, image, chunk, record, facts | found | {"key": key})
-    blocks = cover(image.shape, choose_block(image.shape, (1, 1, 1), chunk, _PAINTED_VOXELS), (0, 0, 0))
-    first = tuple(int(n) for n in np.cumsum([1, *counts[:-1]]))
-    run("paint", sorted(blocks, key=lambda b: b.index[axis]), PaintBlocks(place, work, axis, depth, first), record)
-    write_pyramids(store, ("labels/instances",), key, engine=engine, retry=retry, progress=teller("pyramid"))
-    values = image.attributes.get("class_values") or [1]
-    parts = (_load(work, axis, group) for group in range(len(groups)))
-    write_geojson(contours, parts, class_values=values, voxel_size_um=image.voxel_size_um)
-    record.finish()
-    remove_folder(work)
+    with locked(store):
+        record = claim_instances(store, key, overwrite=overwrite)
+        if record.finished:  # by a run that ended a moment ago
+            return finished()
+        io.remove_leftovers(store)
+        kept = _begin(work, key, overwrite=overwrite)
+        groups = BlockGrid(image.shape, _across(image.shape, axis, depth), (0, 0, 0), (1, 1, 1))
+        run("suppress", list(groups), SuppressPlanes(place, work, axis, config.overlap, config.threshold), kept)
+        counts = [int(mark.note["objects"]) for mark in kept.marks()]
+        objects = sum(counts)
+        found = {"objects": objects, "dtype": np.min_scalar_type(objects).name}
+        chunk = image.chunks or choose_chunk(image.shape)
+        _create(store, image, chunk, record, facts | found | {"key": key})
+        blocks = cover(image.shape, choose_block(image.shape, (1, 1, 1), chunk, _PAINTED_VOXELS), (0, 0, 0))
+        first = tuple(int(n) for n in np.cumsum([1, *counts[:-1]]))
+        run("paint", sorted(blocks, key=lambda b: b.index[axis]), PaintBlocks(place, work, axis, depth, first), record)
+        write_pyramids(store, ("labels/instances",), key, engine=engine, retry=retry, progress=teller("pyramid"))
+        values = image.attributes.get("class_values") or [1]
+        parts = (_load(work, axis, group) for group in range(len(groups)))
+        write_geojson(contours, parts, class_values=values, voxel_size_um=image.voxel_size_um)
+        record.finish()
+        remove_folder(work)
     return said | found | {"already_finished": False}
 
 

@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewslice import io
-from fewslice.errors import InputError
+from fewslice.errors import InputError, PartialError
 
 if TYPE_CHECKING:
     from fewslice.blocks.cluster import SlurmConfig
     from fewslice.blocks.engine import Engine
+    from fewslice.geometry import Block
 
-__all__ = ["Listener", "available_cores", "check_outputs", "find_model", "ignore_event", "open_engine", "voxel_factor"]
+__all__ = [
+    "Listener",
+    "available_cores",
+    "check_complete",
+    "check_outputs",
+    "find_model",
+    "ignore_event",
+    "open_engine",
+    "voxel_factor",
+]
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -24,6 +34,31 @@ _VOXEL_TOLERANCE = 0.1
 
 def ignore_event(event: dict[str, Any]) -> None:
     """Listen to nothing."""
+
+
+def check_complete(failed: Sequence[tuple[Block, str]], source: str, what: str, tell: Listener) -> None:
+    """Tell which blocks could not be done, and end the verb as partly done if there are any.
+
+    Parameters
+    ----------
+    failed
+        Blocks, or objects in their place, with the reasons.
+    source
+        The input, as events name it.
+    what
+        What is said after their number, such as ``blocks could not be measured; …``.
+    tell
+        Called with an event for each.
+
+    Raises
+    ------
+    PartialError
+        If there are any.
+    """
+    for item, reason in failed:
+        tell({"event": "block_failed", "image": source, "block": list(item.index), "reason": reason})
+    if failed:
+        raise PartialError(f"{len(failed)} {what}")
 
 
 def check_outputs(paths: Sequence[str], outputs: Sequence[Path]) -> None:

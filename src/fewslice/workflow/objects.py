@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fewslice import io, registry
-from fewslice.errors import InputError, PartialError
+from fewslice.errors import InputError
 from fewslice.experiment import checked
-from fewslice.workflow.common import Listener, check_outputs, ignore_event, open_engine
+from fewslice.workflow.common import Listener, check_complete, check_outputs, ignore_event, open_engine
 
 if TYPE_CHECKING:
     from fewslice.blocks.cluster import SlurmConfig
@@ -82,18 +82,19 @@ def segment(
     from fewslice.blocks.engine import Retry
     from fewslice.instances import open_outputs, segment_store
 
-    def tell(name: str, done: int, blocks: int) -> None:
-        if listener is not None:
-            listener({"event": "block", "pass": name, "image": str(prediction), "done": done, "blocks": blocks})
+    tell = listener or ignore_event
+
+    def progress(name: str, done: int, blocks: int) -> None:
+        tell({"event": "block", "pass": name, "image": str(prediction), "done": done, "blocks": blocks})
 
     asked = _asked(prediction, segmenter, settings, output, threshold, axes, channels, voxel_size_um)
     retry = Retry(again=retries)
     with open_engine(workers, scheduler, slurm) as engine:
         if asked.output is not None:
-            _mask(asked, overwrite, listener, tell, engine, retry)
+            _mask(asked, overwrite, tell, progress, engine, retry)
         stored = open_outputs(asked.output or prediction)
-        if stored.image.voxel_size_um is None and listener is not None:
-            listener({"event": "note", "note": f"{stored.path} has no voxel size, so lengths count in voxels."})
+        if stored.image.voxel_size_um is None:
+            tell({"event": "note", "note": f"{stored.path} has no voxel size, so lengths count in voxels."})
         if hasattr(asked.module, "segment_store"):
             if block is not None:
                 raise InputError(
@@ -106,17 +107,15 @@ def segment(
             return said
         found = segment_store(
             stored, asked.kind, asked.config, threshold=threshold, block=block, overwrite=overwrite, engine=engine,
-            retry=retry, progress=tell,
+            retry=retry, progress=progress,
         )  # fmt: skip
-    for item, reason in found.failed:
-        if listener is not None:
-            listener({"event": "block_failed", "image": str(stored.path), "block": list(item.index), "reason": reason})
-    if found.failed:
-        raise PartialError(
-            f"{len(found.failed)} blocks could not be segmented; mend {stored.path} and run the same command again"
-        )
-    if found.already_finished and listener is not None:
-        listener({"event": "note", "note": f"{stored.path / 'labels' / 'instances'} is finished; nothing to do"})
+    what = (
+        "blocks could not be segmented; the same command tries again, after fewslice verify "
+        f"{stored.path} --repair and the command that wrote it have mended what is damaged"
+    )
+    check_complete(found.failed, str(stored.path), what, tell)
+    if found.already_finished:
+        tell({"event": "note", "note": f"{stored.path / 'labels' / 'instances'} is finished; nothing to do"})
     return {
         "output": str(found.output),
         "segmenter": found.segmenter,
@@ -232,30 +231,26 @@ def _asked(
 def _mask(
     asked: _Asked,
     overwrite: bool,
-    listener: Listener | None,
-    tell: Callable[[str, int, int], None],
+    tell: Listener,
+    progress: Callable[[str, int, int], None],
     engine: Engine | None,
     retry: Retry,
 ) -> None:
     """Make the store that a segmenter without a model works on."""
+    from fewslice.blocks.job import how_to_mend
     from fewslice.instances.from_image import mask_image
 
     assert asked.output is not None
     image, source = asked.image()
-    if image.axes_note and listener is not None:
-        listener({"event": "note", "note": image.axes_note})
+    if image.axes_note:
+        tell({"event": "note", "note": image.axes_note})
     facts = {"axes": source.axes, "channels": source.channels and list(source.channels)}
     outcome = mask_image(
         image, asked.output, asked.kind, asked.config, attributes=facts, overwrite=overwrite, source=source,
-        engine=engine, retry=retry, progress=tell,
+        engine=engine, retry=retry, progress=progress,
     )  # fmt: skip
-    for item, reason in outcome.failed:
-        if listener is not None:
-            listener({"event": "block_failed", "image": image.source, "block": list(item.index), "reason": reason})
-    if outcome.failed:
-        raise PartialError(
-            f"{len(outcome.failed)} blocks of {image.source} have no mask; mend it and run the same command again"
-        )
+    what = f"blocks of {image.source} have no mask; {how_to_mend('image')}"
+    check_complete(outcome.failed, image.source, what, tell)
 
 
 def measure(
@@ -316,6 +311,7 @@ def measure(
         If some blocks could not be measured; what is done is kept.
     """
     from fewslice.blocks.engine import Retry
+    from fewslice.blocks.job import how_to_mend
     from fewslice.measurement import find_prediction, measure_objects
 
     source, store = _label_source(path, labels, axes)
@@ -336,13 +332,8 @@ def measure(
             retry=Retry(again=retries),
             progress=_block_teller(tell, source.path, "measure"),
         )
-    for item, reason in measurement.outcome.failed:
-        tell({"event": "block_failed", "image": source.path, "block": list(item.index), "reason": reason})
-    if measurement.outcome.failed:
-        raise PartialError(
-            f"{len(measurement.outcome.failed)} blocks could not be measured, so there is no table yet; mend the input "
-            "and run the same command again"
-        )
+    what = f"blocks could not be measured, so there is no table yet; {how_to_mend('input')}"
+    check_complete(measurement.outcome.failed, source.path, what, tell)
     if measurement.already_finished:
         tell({"event": "note", "note": f"{measurement.table} is finished; nothing to do"})
     return {"table": str(measurement.table), **measurement.summary}
@@ -443,6 +434,7 @@ def mesh(
         If some objects could not be done; what is done is kept.
     """
     from fewslice.blocks.engine import Retry
+    from fewslice.blocks.job import how_to_mend
     from fewslice.measurement.meshes import mesh_objects
 
     source, objects = _mesh_source(path, labels, objects, classes, axes)
@@ -464,12 +456,8 @@ def mesh(
             retry=Retry(again=retries),
             progress=_block_teller(tell, source.path, "mesh"),
         )
-    for item, reason in found.failed:
-        tell({"event": "block_failed", "image": source.path, "block": list(item.index), "reason": reason})
-    if found.failed:
-        raise PartialError(
-            f"{len(found.failed)} objects could not be meshed; mend {source.path} and run the same command again"
-        )
+    what = f"objects of {source.path} could not be meshed; {how_to_mend('label image')}"
+    check_complete(found.failed, source.path, what, tell)
     if not found.written:
         tell({"event": "note", "note": f"{found.folder} is finished; nothing to do"})
     return found.folder

@@ -102,6 +102,7 @@ def predict(
         If some blocks could not be computed; the others are kept.
     """
     from fewslice.blocks.engine import Retry
+    from fewslice.blocks.job import how_to_mend
     from fewslice.blocks.watch import Watch
     from fewslice.model import model_hash
     from fewslice.prediction.blockwise import predict_volume
@@ -150,10 +151,7 @@ def predict(
             if run_folder != model_folder:
                 _note_prediction(run_folder, target, volume.source, watch.tell)
     if failed:
-        raise PartialError(
-            f"{failed} blocks could not be predicted and stay 0; the same command tries them again, but a mended image "
-            "counts as another one, so pass --overwrite after mending it"
-        )
+        raise PartialError(f"{failed} blocks could not be predicted and stay 0; {how_to_mend('image')}")
     return [target for _, _, _, target in requests.items]
 
 
@@ -211,7 +209,7 @@ def verify(store: str | Path, *, repair: bool = False, listener: Listener | None
         Called with progress events.
     """
     from fewslice.blocks.lock import locked
-    from fewslice.blocks.verify import forget_damaged, verify_store
+    from fewslice.blocks.verify import forget_damaged, output_of, verify_store
 
     def tell(blocks: int) -> None:
         if listener is not None and blocks % 100 == 0:
@@ -219,7 +217,7 @@ def verify(store: str | Path, *, repair: bool = False, listener: Listener | None
 
     if not repair or not Path(store).exists():
         return verify_store(Path(store), tell)
-    with locked(Path(store)):
+    with locked(output_of(Path(store))):
         found = verify_store(Path(store), tell)
         if found.damaged:
             forget_damaged(Path(store), found.damaged)
