@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["command", "light_model", "sparse_volume"]
+__all__ = ["blobs_on_noise", "command", "light_model", "sparse_volume"]
 
 _CHUNK = (64, 128, 128)
 VOXEL_SIZE_UM = (1.0, 1.0, 1.0)
@@ -36,7 +36,7 @@ def light_model(folder: Path, *, features: int = 4, depth: int = 2, channels: in
     optimiser = torch.optim.Adam(network.parameters(), 0.01)
     rng = np.random.default_rng(1)
     for _ in range(steps):
-        image, blobs = _blobs(rng, (16, 48, 48))
+        image, blobs = blobs_on_noise(rng, (16, 48, 48))
         every = np.broadcast_to(image, (channels, *image.shape)).astype(np.float32)
         seen = torch.from_numpy(normalisation.apply(every))[None]
         optimiser.zero_grad()
@@ -67,14 +67,14 @@ def sparse_volume(
         path, shape=shape, channel_names=names, voxel_size_um=VOXEL_SIZE_UM, chunks=_CHUNK, dtype=dtype
     )
     rng = np.random.default_rng(0)
-    some = [_blobs(rng, _CHUNK)[0].astype(dtype) for _ in range(4)]
+    some = [blobs_on_noise(rng, _CHUNK)[0].astype(dtype) for _ in range(4)]
     for number, block in enumerate(BlockGrid(store.shape, store.unit, (0, 0, 0), (1, 1, 1))):
         if number % every == 0:
             image = some[number // every % len(some)][tuple(slice(0, n) for n in block.write.shape)]
             store.write(block.write, np.broadcast_to(image, (channels, *image.shape)))
 
 
-def _blobs(rng: Any, shape: tuple[int, int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
+def blobs_on_noise(rng: Any, shape: tuple[int, int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Draw an image (z, y, x; uint8) of blobs some ten voxels across on noise, and their mask."""
     import numpy as np
     from scipy import ndimage
