@@ -124,7 +124,7 @@ def page(results: Path = RESULTS, figures: Path | None = None) -> str:
     em_series = Series(current(read_results("em", results=results), em.again))
     speed_series = Series(current(read_results("speed", results=results), speed.again))
     along_z = Series(current(read_results("continuity", results=results), continuity.again))
-    planned = current(read_results("planning", results=results), planning.again)
+    planned = [planning.with_forecasts(r) for r in current(read_results("planning", results=results), planning.again)]
     planned_tier = "full" if any(r["cell"]["config"]["tier"] == "full" for r in planned) else "quick"
     plans = Series([r for r in planned if r["cell"]["config"]["tier"] == planned_tier])
     counted = Series(current(read_results("instances", results=results), instances.again))

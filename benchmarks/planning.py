@@ -63,6 +63,7 @@ __all__ = [
     "main",
     "make_cell",
     "run_cell",
+    "with_forecasts",
 ]
 
 RECIPE = "2"
@@ -271,12 +272,11 @@ def _recommended(model: Model | None, problem: Problem, planes: Sequence[int], c
 
 
 def _calibrate(cell: Cell, context: Context, problem: Problem, scratch: Path, kind: str) -> dict[str, Any]:
-    """Extrapolate from n planes, then train on 2n and 4n."""
+    """Measure the curve at n planes, then train on 2n and 4n."""
     import numpy as np
 
     from fewslice import workflow
     from fewslice.planning.ladder import build_ladder
-    from fewslice.planning.learning_curve import fit_curve
     from fewslice.planning.measurement import measure
     from fewslice.training.fit import Hardware
 
@@ -297,22 +297,49 @@ def _calibrate(cell: Cell, context: Context, problem: Problem, scratch: Path, ki
         steps=int(cell.budget["steps"]),
         listener=lambda event: None,
     )
-    posterior = fit_curve(measured.sizes, measured.dice, np.random.default_rng([cell.draw, 14]))
-    now = measured.dice[:, -1]
+    found = {
+        f"dice_{factor}n": _reached(cell, context, problem, factor * start, scratch / str(factor), kind)
+        for factor in cell.config["factors"]
+    }
+    details = {"sizes": list(measured.sizes), "folds": measured.dice.tolist()}
+    return {
+        "scores": {"now": float(measured.dice[:, -1].mean()), **found},
+        "measured": details,
+        "data_sha": problem.sha,
+    }
+
+
+def with_forecasts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to a result of ``calibration`` what today's curve expects from the Dice that was measured in it.
+
+    Returns
+    -------
+    dict
+        The result, with ``expected_2n``, ``half_width_2n``, ``covered_2n`` (0 or 1) and ``log_gain_2n`` among its
+        scores, and so for 4n.
+    """
+    import numpy as np
+
+    from fewslice.planning.learning_curve import fit_curve
+
+    cell = result["cell"]
+    if cell["config"]["part"] != "calibration":
+        return dict(result)
+    folds = np.asarray(result["measured"]["folds"])
+    posterior = fit_curve(result["measured"]["sizes"], folds, np.random.default_rng([cell["draw"], 14]))
+    now = folds[:, -1]
     spread = max(float(now.std(ddof=1)) / math.sqrt(len(now)), _LEAST_SPREAD)
-    found: dict[str, float] = {}
-    for factor in cell.config["factors"]:
-        dice = _reached(cell, context, problem, factor * start, scratch / str(factor), kind)
-        forecast = posterior.forecast(factor * start)
-        found |= {
-            f"dice_{factor}n": dice,
+    scores = {name: result["scores"][name] for name in ("now", *(f"dice_{f}n" for f in cell["config"]["factors"]))}
+    for factor in cell["config"]["factors"]:
+        dice, planes = scores[f"dice_{factor}n"], factor * int(cell["config"]["planes"])
+        forecast = posterior.forecast(planes)
+        scores |= {
             f"expected_{factor}n": forecast.mean,
             f"covered_{factor}n": float(forecast.low <= dice <= forecast.high),
             f"half_width_{factor}n": (forecast.high - forecast.low) / 2,
-            f"log_gain_{factor}n": posterior.log_density(factor * start, dice) - _log_normal(dice, now.mean(), spread),
+            f"log_gain_{factor}n": posterior.log_density(planes, dice) - _log_normal(dice, now.mean(), spread),
         }
-    details = {"sizes": list(measured.sizes), "folds": measured.dice.tolist()}
-    return {"scores": {"now": float(now.mean()), **found}, "measured": details, "data_sha": problem.sha}
+    return {**result, "scores": scores}
 
 
 def _spread(problem: Problem, count: int, seed: Sequence[int], without: Sequence[int] = ()) -> list[Plane]:

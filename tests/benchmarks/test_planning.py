@@ -86,7 +86,9 @@ def test_an_arm_is_scored_at_every_number_of_planes(arm: str, small: Problem, tm
 
 def test_the_curve_is_held_against_what_more_planes_reach(small: Problem, tmp_path: Path) -> None:
     result = planning.run_cell(tiny(make_cell("stack2", "calibration", "curve", 0, 4), factors=[2]), context(tmp_path))
-    scores = result["scores"]
+    assert set(result["scores"]) == {"now", "dice_2n"}
+    cell = make_cell("stack2", "calibration", "curve", 0, 4).identity
+    scores = planning.with_forecasts({"cell": cell | {"config": cell["config"] | {"factors": [2]}}, **result})["scores"]
     assert set(scores) == {"now", "dice_2n", "expected_2n", "covered_2n", "half_width_2n", "log_gain_2n"}
     assert scores["covered_2n"] in (0.0, 1.0) and scores["half_width_2n"] > 0
     assert not scores["covered_2n"] or abs(scores["dice_2n"] - scores["expected_2n"]) <= 2 * scores["half_width_2n"]
@@ -141,7 +143,8 @@ def everything(draws: int = 3) -> list[dict[str, Any]]:
         for factor, covered in ((2, 1.0), (4, 0.0)):
             scores |= {f"dice_{factor}n": 0.75, f"expected_{factor}n": 0.76, f"covered_{factor}n": covered}
             scores |= {f"half_width_{factor}n": 0.02, f"log_gain_{factor}n": 0.5}
-        results.append(made_up("em", "calibration", "curve", draw, 4, scores))
+        measured = {"sizes": [1, 2, 3], "folds": [[0.6, 0.66, 0.7]] * 4}
+        results.append(made_up("em", "calibration", "curve", draw, 4, scores) | {"measured": measured})
     return results
 
 
@@ -178,5 +181,5 @@ def test_the_page_has_its_section_only_with_results(tmp_path: Path) -> None:
     for item in everything():
         (tmp_path / "planning" / f"{item['key']}.json").write_text(json.dumps(item), encoding="utf-8")
     section = make_docs.page(tmp_path).split("## Planning")[1]
-    assert "| even | 0.520 ± 0.000 (3) |" in section and "200 steps" in section
-    assert "| em: 4 → 8 | 0.700 ± 0.000 (3) | 0.750 ± 0.000 (3) | 0.760 ± 0.000 (3) |" in section
+    assert "| even | 0.520 ± 0.000 (3) |" in section and "500 or 300 steps" in section
+    assert "| em: 4 → 8 | 0.700 ± 0.000 (3) | 0.750 ± 0.000 (3) | 0.7" in section, "the curve is fitted anew"

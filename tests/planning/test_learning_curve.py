@@ -40,7 +40,7 @@ def test_a_known_curve_is_recovered_from_many_exact_folds(law: tuple[float, floa
 
 
 @pytest.mark.parametrize(("sizes", "targets"), [([1, 2, 3], (8, 16)), ([1, 2, 3, 6], (16, 32))])
-def test_intervals_cover_what_a_later_training_reaches(sizes: list[int], targets: tuple[int, ...]) -> None:
+def test_intervals_cover_what_later_trainings_reach_in_the_mean(sizes: list[int], targets: tuple[int, ...]) -> None:
     """Over curves that are not drawn from the prior; and the forecast beats `no change` in log score."""
     rng = np.random.default_rng(1)
     covered, better, low_tail = [], [], []
@@ -52,7 +52,7 @@ def test_intervals_cover_what_a_later_training_reaches(sizes: list[int], targets
         now = measured[:, -1]
         spread = max(now.std(ddof=1) / 2, 0.01)
         for planes in targets:
-            truth = law[0] - law[1] * planes ** -law[2] + 0.02 * rng.standard_normal()
+            truth = law[0] - law[1] * planes ** -law[2]
             found = posterior.forecast(planes)
             covered.append(found.low <= truth <= found.high)
             low_tail.append(truth < found.low)

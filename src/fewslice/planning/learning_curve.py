@@ -13,8 +13,11 @@ planes and the training itself add.
 
 The posterior over (a, b/a, c, σ, τ) is summed on a grid: 1. coarsely over the whole prior, 2. again and again over the
 box that still holds probability, 3. draws are taken from the last grid. With few, noisy folds the prior speaks:
-uniform for a, Beta(1, 3) for b/a (the share that is lost at one plane), log-normal for c (median 0.6), σ (0.03) and
+uniform for a, Beta(1, 3) for b/a (the share that is lost at one plane), log-normal for c (median 1), σ (0.03) and
 τ (0.04).
+
+What is forecast is f, the Dice that trainings reach in the mean on planes like those that judge; as of the measured
+numbers of planes, intervals are those of the mean. One training scatters around it.
 """
 
 from __future__ import annotations
@@ -40,8 +43,10 @@ _POINTS = (25, 17, 11, 9, 9)
 _ZOOMS = 4
 _NEGLIGIBLE = 1e-4
 _DRAWS = 4000
+_LEAST_SPREAD = 0.005
+"""Of a forecast's density: no Dice is foretold better than this."""
 # prior of the logarithm: median, standard deviation, and the range that is searched
-_EXPONENT = (0.6, 0.5, 0.1, 3.0)
+_EXPONENT = (1.0, 0.5, 0.1, 4.0)
 _NOISE = (0.03, 0.8, 0.002, 0.5)
 _OFFSET = (0.04, 0.8, 0.002, 0.5)
 
@@ -69,27 +74,20 @@ class Posterior:
     ----------
     asymptote, loss, exponent
         (draws,) a, b and c of the law.
-    noise
-        (draws,) σ.
-    residual
-        (draws,) standard normal: the noise of a future training, in units of its standard deviation.
     """
 
     asymptote: Array
     loss: Array
     exponent: Array
-    noise: Array
-    residual: Array
 
     def curve(self, planes: float) -> Array:
         """Return the draws of f at a number of planes; never falling with it, draw by draw."""
         return self.asymptote - self.loss * planes**-self.exponent
 
     def forecast(self, planes: float) -> Forecast:
-        """Return what a training on so many planes should reach, its own noise included, in 0–1."""
-        mean = float(self.curve(planes).mean())
-        values = np.clip(self.curve(planes) + self.residual * self.noise, 0.0, 1.0)
-        return _interval(mean, values)
+        """Return what trainings on so many planes should reach in the mean, in 0–1."""
+        values = self.curve(planes)
+        return _interval(float(values.mean()), values)
 
     def gain(self, now: float, later: float) -> Forecast:
         """Return by how much the curve rises between two numbers of planes."""
@@ -97,10 +95,10 @@ class Posterior:
         return _interval(float(values.mean()), values)
 
     def log_density(self, planes: float, dice: float) -> float:
-        """Return the logarithm of the forecast's density at a Dice that was measured later."""
-        terms = -0.5 * ((dice - self.curve(planes)) / self.noise) ** 2 - np.log(self.noise * np.sqrt(2 * np.pi))
-        highest = terms.max()
-        return float(highest + np.log(np.exp(terms - highest).mean()))
+        """Return the logarithm of the forecast's density, taken as normal, at a Dice that was measured later."""
+        values = self.curve(planes)
+        spread = max(float(values.std()), _LEAST_SPREAD)
+        return float(-0.5 * ((dice - values.mean()) / spread) ** 2 - np.log(spread * np.sqrt(2 * np.pi)))
 
 
 def _interval(mean: float, values: Array) -> Forecast:
@@ -142,15 +140,12 @@ def fit_curve(planes: Sequence[int], dice: NDArray[Any], generator: np.random.Ge
         if zoom < _ZOOMS - 1:
             ranges = [_shrunk(weights, index, *ends) for index, ends in enumerate(ranges)]
     cells = _systematic(weights.ravel(), _DRAWS, generator)
-    a, share, c, noise, _ = (
-        np.clip(
-            axis[index] + generator.uniform(-0.5, 0.5, _DRAWS) * (high - low) / len(axis),
-            low,
-            high,
-        )
-        for axis, index, (low, high) in zip(axes, np.unravel_index(cells, weights.shape), ranges, strict=True)
+    drawn = zip(axes[:3], np.unravel_index(cells, weights.shape)[:3], ranges[:3], strict=True)
+    a, share, c = (
+        np.clip(axis[index] + generator.uniform(-0.5, 0.5, _DRAWS) * (high - low) / len(axis), low, high)
+        for axis, index, (low, high) in drawn
     )
-    return Posterior(a, a * share, np.exp(c), np.exp(noise), generator.standard_normal(_DRAWS))
+    return Posterior(a, a * share, np.exp(c))
 
 
 def _centres(low: float, high: float, count: int) -> Array:
