@@ -20,7 +20,17 @@ import numpy.typing as npt
 from benchmarks.cells import Clock, Context, data_identity
 from benchmarks.problems import HeldOut
 
-__all__ = ["ARMS", "Arm", "Trained", "device_of", "model_in_training", "score", "train"]
+__all__ = [
+    "ARMS",
+    "Arm",
+    "Trained",
+    "device_of",
+    "keep_stage",
+    "model_in_training",
+    "score",
+    "synchronise",
+    "train",
+]
 
 Array = npt.NDArray[Any]
 TOLERANCE_UM = 2.0
@@ -89,6 +99,14 @@ def device_of(name: str) -> tuple[str, str]:
     return device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
+def synchronise(device: Any) -> None:
+    """Wait until a GPU has done what it was given, so that the clock can be read; a CPU has."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def train(
     arm: Arm,
     settings: Mapping[str, Any],
@@ -143,7 +161,8 @@ def train(
         model = _run(arm.strategy, settings, steps, samples, seed, run, context, watch if every else None, every)
         seconds[last] = {"cpu": clock.cpu, "wall": clock.wall}
         if not arm.is_student:
-            _keep(run / "stages" / "segment", seconds["segment"], _shared(settings, steps, seed, context, identity))
+            kept = _shared(settings, steps, seed, context, identity)
+            keep_stage(run / "stages" / "segment", kept, seconds["segment"])
     return Trained(model, seconds, curve)
 
 
@@ -220,7 +239,7 @@ def _shared(settings: Mapping[str, Any], steps: Mapping[str, int], seed: int, co
     return context.work / "stages" / made_by
 
 
-def _keep(stage: Path, seconds: Mapping[str, float], kept: Path) -> None:
+def keep_stage(stage: Path, kept: Path, seconds: Mapping[str, float]) -> None:
     """Copy a finished stage and what it cost; the cost is written last and marks it as complete."""
     if (kept / "seconds.json").exists():
         return

@@ -46,6 +46,7 @@ __all__ = [
     "current",
     "data_identity",
     "main",
+    "of_both_tiers",
     "of_one_recipe",
     "read_failures",
     "read_results",
@@ -632,6 +633,12 @@ def _parser(benchmark: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def of_both_tiers(plan: Callable[[argparse.Namespace], Sequence[Cell]], arguments: argparse.Namespace) -> list[Cell]:
+    """Give the cells of `plan` with ``--quick`` and without."""
+    tiers = (argparse.Namespace(**{**vars(arguments), "quick": quick}) for quick in (False, True))
+    return [cell for tier in tiers for cell in plan(tier)]
+
+
 def main(
     argv: Sequence[str] | None,
     *,
@@ -641,6 +648,7 @@ def main(
     function: CellFunction,
     options: Callable[[argparse.ArgumentParser], None] | None = None,
     every: Callable[[argparse.Namespace], Sequence[Cell]] | None = None,
+    draw: Callable[[Sequence[Cell], Context, argparse.Namespace], Sequence[str]] | None = None,
     flags: Callable[[argparse.Namespace], str] = lambda arguments: "",
 ) -> int:
     """Run the command line of one benchmark.
@@ -658,7 +666,11 @@ def main(
     options
         Adds the benchmark's own options.
     every
-        Gives all cells that are planned under any options, for ``--stale``; `plan` where it is None.
+        Gives all cells that are planned under any options, for ``--stale``; those of `plan` with ``--quick`` and
+        without where it is None.
+    draw
+        Draws the chosen cells into ``arguments.figure`` and gives the names of those of which there was something to
+        draw; the option ``--figure`` comes with it.
     flags
         Gives the benchmark's own options again, for the command that is stored with each result.
 
@@ -670,12 +682,15 @@ def main(
     parser = _parser(benchmark, description)
     if options is not None:
         options(parser)
+    if draw is not None:
+        parser.add_argument("--figure", type=Path, metavar="OUT.png", help="measure nothing; draw what the cells found")
     arguments = parser.parse_args(argv)
     arguments.data = arguments.data or Path(os.environ.get("FEWSLICE_DATA") or ROOT.parent / "shared" / "data")
     if arguments.jobs < 1 or (arguments.threads is not None and arguments.threads < 1):
         parser.error("--jobs and --threads are at least 1")
     if arguments.stale:
-        for path, why in stale((every or plan)(arguments), results=arguments.results):
+        planned = of_both_tiers(plan, arguments) if every is None else every(arguments)
+        for path, why in stale(planned, results=arguments.results):
             print(f"{path.name}  {why}")
         return 0
     cells = selected(plan(arguments), arguments.only)
@@ -688,10 +703,15 @@ def main(
             print(f"{'done  ' if path.exists() else 'failed' if failed else '      '}  {cell.key}  {cell.name}")
         return 0
     threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.jobs)
+    context = Context(arguments.device, threads, arguments.work, arguments.data)
+    if draw is not None and arguments.figure is not None:
+        drawn = draw(cells, context, arguments)
+        print("\n".join(drawn) if drawn else "nothing of these cells is in the work folder; measure them first")
+        return 0 if drawn else 3
     summary = run_cells(
         cells,
         function,
-        Context(arguments.device, threads, arguments.work, arguments.data),
+        context,
         results=arguments.results,
         command=f"python -m benchmarks.{benchmark}" + (" --quick" if arguments.quick else "") + flags(arguments),
         jobs=arguments.jobs,

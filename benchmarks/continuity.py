@@ -34,7 +34,6 @@ drawn on one plane of the test stack; nothing is measured.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -654,20 +653,8 @@ def draw_cells(cells: Sequence[Cell], context: Context, path: Path, plane: int |
     return list(masks)
 
 
-def _draw(argv: Sequence[str] | None) -> int:
-    """Run the command line with ``--figure``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.continuity")
-    _options(parser)
-    parser.add_argument("--only", action="append", default=[], metavar="FILTER")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--work", type=Path, default=runner.ROOT / "build" / "benchmarks")
-    parser.add_argument("--data", type=Path, default=None)
-    arguments = parser.parse_args(argv)
-    data = arguments.data or Path(os.environ.get("FEWSLICE_DATA") or runner.ROOT.parent / "shared" / "data")
-    cells = runner.selected(plan(arguments), arguments.only)
-    drawn = draw_cells(cells, Context("cpu", 1, arguments.work, data), arguments.figure, arguments.plane)
-    print("\n".join(drawn) if drawn else "no prediction of these cells is in the work folder; measure them first")
-    return 0 if drawn else 3
+def _draw(cells: Sequence[Cell], context: Context, arguments: argparse.Namespace) -> list[str]:
+    return draw_cells(cells, context, arguments.figure, arguments.plane)
 
 
 # --- command line ---
@@ -675,18 +662,11 @@ def _draw(argv: Sequence[str] | None) -> int:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=DRAWS, help="number of draws (seeds of training)")
-    parser.add_argument(
-        "--figure", type=Path, metavar="OUT.png", help="measure nothing; draw what the chosen cells predicted"
-    )
     parser.add_argument("--plane", type=int, help="plane of the test stack for --figure (default: the middle)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    asked.add_argument("--figure")
-    if asked.parse_known_args(argv)[0].figure is not None:
-        return _draw(argv)
     return runner.main(
         argv,
         benchmark="continuity",
@@ -694,9 +674,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=plan,
         function=run_cell,
         options=_options,
-        every=lambda arguments: [
-            cell for quick in (True, False) for cell in plan(argparse.Namespace(**{**vars(arguments), "quick": quick}))
-        ],
+        draw=_draw,
     )
 
 

@@ -213,12 +213,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=plan,
         function=run_cell,
         options=_options,
-        every=lambda arguments: [
-            make_cell(arm, draw, minutes=minutes)
-            for minutes in (MINUTES, QUICK_MINUTES)
-            for draw in range(arguments.draws)
-            for arm in ARMS
-        ],
     )
 
 

@@ -16,7 +16,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,24 +194,23 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=DRAWS, help="number of draws (seeds of training)")
 
 
+def _draw(cells: Sequence[Cell], context: Context, arguments: argparse.Namespace) -> list[str]:
+    """Train the first of the cells anew and draw what it finds."""
+    with tempfile.TemporaryDirectory() as work:
+        draw_figure(arguments.figure, cells[0], replace(context, work=Path(work)))
+    return [cells[0].name]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--figure", type=Path, default=None)
-    parser.add_argument("--data", type=Path, default=None)
-    known, rest = parser.parse_known_args(argv)
-    if known.figure is not None:
-        data = known.data or runner.ROOT.parent / "shared" / "data"
-        with tempfile.TemporaryDirectory() as work:
-            draw_figure(known.figure, make_cell("boundary", 0), Context("auto", 1, Path(work), data))
-        return 0
     return runner.main(
-        [*rest, *(["--data", str(known.data)] if known.data else [])],
+        argv,
         benchmark="instances",
         description="nuclei_3d: five annotated planes in one half, nuclei counted in the other.",
         plan=plan,
         function=run_cell,
         options=_options,
+        draw=_draw,
     )
 
 

@@ -78,12 +78,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-
-    def every(arguments: argparse.Namespace) -> list[Cell]:
-        return [
-            cell for quick in (False, True) for cell in plan(argparse.Namespace(**{**vars(arguments), "quick": quick}))
-        ]
-
     return runner.main(
         argv,
         benchmark="people",
@@ -91,7 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=plan,
         function=run_cell,
         options=_options,
-        every=every,
     )
 
 

@@ -396,7 +396,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=lambda arguments: every_cell("quick" if arguments.quick else "full", arguments.draws),
         function=run_cell,
         options=_options,
-        every=lambda arguments: [*every_cell("quick", arguments.draws), *every_cell("full", arguments.draws)],
     )
 
 

@@ -30,7 +30,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import cells as runner
-from benchmarks.arms import device_of
+from benchmarks.arms import device_of, synchronise
 from benchmarks.cells import ROOT, Cell, Context
 
 __all__ = ["RECIPE", "again", "main", "plan", "run_cell"]
@@ -213,22 +213,15 @@ def _rate(step: Callable[[int], None], device: Any, seconds: float) -> float:
     """Give calls per second over about `seconds`, after three that are not timed."""
     for index in range(3):
         step(index)
-    _wait(device)
+    synchronise(device)
     began, count = time.perf_counter(), 0
     while count < 3 or time.perf_counter() - began < seconds:
         step(count)
         count += 1
         if count % 10 == 0:
-            _wait(device)
-    _wait(device)
+            synchronise(device)
+    synchronise(device)
     return count / (time.perf_counter() - began)
-
-
-def _wait(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def prediction(cell: Cell, context: Context) -> dict[str, float]:
@@ -288,12 +281,12 @@ def _bare_prediction(model: Any, parts: Iterable[Any], device: Any) -> float:
             ready += [planes.contiguous(memory_format=layout) for planes in torch.split(x[0].movedim(1, 0), group)]
         else:
             ready.append(x.contiguous(memory_format=layout))
-    _wait(device)
+    synchronise(device)
     began = time.perf_counter()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=prefers_bfloat16(device)):
         for x in ready:
             network(x).float().softmax(1)[:, 1:]
-    _wait(device)
+    synchronise(device)
     return time.perf_counter() - began
 
 
@@ -304,14 +297,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-
-    def every(arguments: argparse.Namespace) -> list[Cell]:
-        return [
-            cell
-            for quick in (False, True)
-            for cell in plan(argparse.Namespace(**{**vars(arguments), "quick": quick, "make": True}))
-        ]
-
     return runner.main(
         argv,
         benchmark="speed",
@@ -319,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=plan,
         function=run_cell,
         options=_options,
-        every=every,
+        every=lambda arguments: runner.of_both_tiers(plan, argparse.Namespace(**{**vars(arguments), "make": True})),
     )
 
 

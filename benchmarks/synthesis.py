@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -57,7 +56,7 @@ if not __package__:
 
 from benchmarks import cells as runner
 from benchmarks import objects, synthesis_speed
-from benchmarks.arms import device_of
+from benchmarks.arms import device_of, keep_stage
 from benchmarks.arms import score as score_volume
 from benchmarks.cells import Cell, Clock, Context, data_identity
 from benchmarks.objects import SETS
@@ -309,7 +308,7 @@ def _train(cell: Cell, context: Context) -> dict[str, Any]:
         model = _run(_experiment(strategy, settings, steps, cell.draw), samples, run, context)
         spent["detector"] = {"cpu": clock.cpu, "wall": clock.wall}
         if not alone and not learns:
-            _keep(run / "stages" / "pretrain", _pretraining(cell, context), spent["detector"])
+            keep_stage(run / "stages" / "pretrain", _pretraining(cell, context), spent["detector"])
         model.save(_model(cell, context))
     scores, found = _score(cell, model, context)
     total = {side: sum(part[side] for part in spent.values()) for side in ("cpu", "wall")}
@@ -396,15 +395,6 @@ def _pretraining(cell: Cell, context: Context) -> Path:
     """Name the folder of a pretrained network by everything that made it."""
     images = _shared_images(cell, context).name
     return context.work / "synthesis" / "pretrained" / data_identity([images, cell.draw, cell.budget["pretrain"]])
-
-
-def _keep(stage: Path, kept: Path, seconds: Mapping[str, float]) -> None:
-    """Copy a finished stage; what it cost is written last and marks it as complete."""
-    if (kept / "seconds.json").exists():
-        return
-    shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(stage, kept / "stage")
-    (kept / "seconds.json").write_text(json.dumps(dict(seconds)), encoding="utf-8")
 
 
 def _model(cell: Cell, context: Context) -> Path:
@@ -671,22 +661,9 @@ def draw_cells(cells: Sequence[Cell], context: Context, path: Path) -> list[str]
     return list(found)
 
 
-def _draw(argv: Sequence[str] | None) -> int:
-    """Run the command line with ``--figure``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.synthesis")
-    _options(parser)
-    parser.add_argument("--only", action="append", default=[], metavar="FILTER")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--work", type=Path, default=runner.ROOT / "build" / "benchmarks")
-    parser.add_argument("--data", type=Path, default=None)
-    arguments = parser.parse_args(argv)
-    data = arguments.data or Path(os.environ.get("FEWSLICE_DATA") or runner.ROOT.parent / "shared" / "data")
-    chosen = [cell for cell in plan(arguments) if cell.setting in (*SETS, "new_stain") and cell.arm != "refiner"]
-    drawn = draw_cells(
-        runner.selected(chosen, arguments.only), Context("cpu", 1, arguments.work, data), arguments.figure
-    )
-    print("\n".join(drawn) if drawn else "no model of these cells is in the work folder; measure them first")
-    return 0 if drawn else 3
+def _draw(cells: Sequence[Cell], context: Context, arguments: argparse.Namespace) -> list[str]:
+    chosen = [cell for cell in cells if cell.setting in (*SETS, "new_stain") and cell.arm != "refiner"]
+    return draw_cells(chosen, context, arguments.figure)
 
 
 # --- command line ---
@@ -694,17 +671,10 @@ def _draw(argv: Sequence[str] | None) -> int:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=DRAWS, help="number of draws (seeds of the detector)")
-    parser.add_argument(
-        "--figure", type=Path, metavar="OUT.png", help="measure nothing; draw what the chosen cells find"
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    asked.add_argument("--figure")
-    if asked.parse_known_args(argv)[0].figure is not None:
-        return _draw(argv)
     return runner.main(
         argv,
         benchmark="synthesis",
@@ -712,9 +682,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=plan,
         function=run_cell,
         options=_options,
-        every=lambda arguments: [
-            cell for quick in (True, False) for cell in plan(argparse.Namespace(**{**vars(arguments), "quick": quick}))
-        ],
+        draw=_draw,
     )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.arms import device_of
+from benchmarks.arms import device_of, synchronise
 from benchmarks.cells import ROOT, Cell, Clock, Context
 
 if TYPE_CHECKING:
@@ -178,19 +178,12 @@ def _bare(model: Model, image: Volume, block: Sequence[int], halo: Sequence[int]
             ready = ready.contiguous(memory_format=torch.channels_last)
             if index == 0:
                 network(ready)
-            _wait(device)
+            synchronise(device)
             began = time.perf_counter()
             network(ready)
-            _wait(device)
+            synchronise(device)
             seconds += time.perf_counter() - began
     return seconds
-
-
-def _wait(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def peak(folder: str, small: int) -> None:

@@ -5,25 +5,70 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fewslice.errors import DiskError
+from fewslice.errors import DiskError, FewsliceError
 
 __all__ = [
     "append_line",
+    "beside",
     "check_writable",
     "checksum",
     "disk_error",
     "is_unfinished",
     "remove_folder",
+    "replacing",
     "write_atomic",
     "write_json",
 ]
+
+
+def beside(path: Path, suffix: str = "") -> Path:
+    """Name a new file or folder beside `path`, in which to write what is then renamed; see :func:`is_unfinished`.
+
+    Parameters
+    ----------
+    path
+        What is to be made or replaced.
+    suffix
+        Ends the name, for libraries that go by it.
+    """
+    mark = uuid.uuid4().hex[:12]  # other threads, and processes of other machines, write here too
+    return path.with_name(f".{path.name}.{mark}.part{suffix}")
+
+
+@contextmanager
+def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield a file beside `path` to write; it is renamed to `path` when the block ends, and removed if it fails.
+
+    Parameters
+    ----------
+    path
+        The file to create or replace. Its folder must exist.
+    suffix
+        As in :func:`beside`.
+
+    Raises
+    ------
+    DiskError
+        If the disk is full or refuses the write; an existing file is left as it was.
+    """
+    place = beside(path, suffix)
+    try:
+        yield place
+        place.replace(path)
+    except BaseException as error:
+        place.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, FewsliceError):
+            raise disk_error(error, path) from error
+        raise
 
 
 def write_atomic(path: Path, content: bytes | str | Iterable[str]) -> None:
@@ -42,25 +87,16 @@ def write_atomic(path: Path, content: bytes | str | Iterable[str]) -> None:
         If the disk is full or refuses the write; an existing file is left as it was.
     """
     parts = [content] if isinstance(content, bytes | str) else content
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")  # processes of other machines write here too
-    try:
-        with beside.open("wb") as stream:
-            for part in parts:
-                stream.write(part.encode() if isinstance(part, str) else part)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, DiskError):
-            raise disk_error(error, path) from error
-        raise
+    with replacing(path) as place, place.open("wb") as stream:
+        for part in parts:
+            stream.write(part.encode() if isinstance(part, str) else part)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def is_unfinished(path: Path) -> bool:
     """Whether a file or folder is, by its name, what a kill left of something that was being written or replaced."""
-    name = path.name
-    return name.startswith((".part", ".old")) or (name.startswith(".") and name.endswith(".part"))
+    return re.fullmatch(r"\.(part|old).*|\..*\.part(\.\w+)?", path.name) is not None
 
 
 def checksum(content: bytes) -> int:
@@ -91,7 +127,7 @@ def check_writable(folder: Path) -> None:
     DiskError
         If the folder is read-only or its disk full.
     """
-    probe = folder / f".{uuid.uuid4().hex[:12]}.part"
+    probe = beside(folder / "probe")
     try:
         probe.write_bytes(b"")
         probe.unlink()

@@ -13,9 +13,20 @@ from dataclasses import dataclass
 
 from fewslice.errors import InputError
 
-__all__ = ["Block", "BlockGrid", "Box", "cover"]
+__all__ = ["Block", "BlockGrid", "Box", "by", "cover"]
 
 Shape = tuple[int, ...]
+
+
+def by(shape: Sequence[int]) -> str:
+    """Write extents for a message.
+
+    Examples
+    --------
+    >>> by((2, 3, 4))
+    '2 x 3 x 4'
+    """
+    return " x ".join(str(int(n)) for n in shape)
 
 
 @dataclass(frozen=True)

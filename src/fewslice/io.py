@@ -23,6 +23,7 @@ from fewslice.formats import Stored, WriteOptions, ome_zarr
 from fewslice.formats._ngff import VERSIONS
 from fewslice.formats._remote import check_reachable, is_remote, refused
 from fewslice.formats.ome_zarr import DEFAULT_CHUNKS, OutputStore
+from fewslice.geometry import by
 from fewslice.volume import ArrangedArray, Shape3, Triple, Volume, check_voxel_size, resolve_axes
 
 __all__ = [
@@ -748,8 +749,9 @@ def _read_address(path: str) -> Stored:
 
 def _checked(path: str, stored: Stored) -> Stored:
     if 0 in stored.array.shape:
-        extents = " x ".join(str(n) for n in stored.array.shape)
-        raise InputError(f"{path} holds no voxels: its extents are {extents}; every axis must be at least 1")
+        raise InputError(
+            f"{path} holds no voxels: its extents are {by(stored.array.shape)}; every axis must be at least 1"
+        )
     if np.dtype(stored.array.dtype).kind not in "uif":
         raise InputError(
             f"{path} holds values of type {stored.array.dtype}; expected integers or floating-point numbers"

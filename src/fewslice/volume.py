@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewslice.errors import InputError
-from fewslice.geometry import Box, cover
+from fewslice.geometry import Box, by, cover
 
 __all__ = [
     "UNKNOWN_AXIS",
@@ -205,7 +205,7 @@ def check_axes(axes: str, shape: Sequence[int], source: str) -> str:
         )
     if len(letters) != len(shape):
         raise InputError(
-            f"axes '{axes}' name {len(letters)} axes but {source} has {len(shape)}, of extents {_by(shape)}; "
+            f"axes '{axes}' name {len(letters)} axes but {source} has {len(shape)}, of extents {by(shape)}; "
             "name one letter per axis"
         )
     if "t" in letters and shape[letters.index("t")] != 1:
@@ -296,7 +296,7 @@ def resolve_axes(
     if time_points > 1:
         planes = "" if "z" in axes else f"if these are planes pass --axes {axes.replace('t', 'z')}, else "
         raise InputError(
-            f"{source} has {time_points} time points ({axes}, extents {_by(shape)}), but a volume is one moment; "
+            f"{source} has {time_points} time points ({axes}, extents {by(shape)}), but a volume is one moment; "
             f"{planes}split it into one file per time point"
         )
     choices = axis_choices(axes, shape)
@@ -310,12 +310,12 @@ def resolve_axes(
     if not fitting:
         readings = f"none of {', '.join(choices)} gives {wanted}" if choices else "it has too few or too many axes"
         raise InputError(
-            f"{source} does not state the axes of its extents {_by(shape)} and {readings}; "
+            f"{source} does not state the axes of its extents {by(shape)} and {readings}; "
             "check that the files belong together, or name the axes, for example --axes zcyx"
         )
     fit = f" and {len(fitting)} readings fit {wanted}" if wanted else f" and {len(fitting)} readings are possible"
     raise InputError(
-        f"{source} does not state the axes of its extents {_by(shape)}{fit}; "
+        f"{source} does not state the axes of its extents {by(shape)}{fit}; "
         f"choose one: {' or '.join(f'--axes {c}' for c in fitting)}"
     )
 
@@ -334,7 +334,7 @@ def _note(
         return None
     why = _wanted(expected, channels)
     return (
-        f"{source} does not state its axes; its extents {_by(shape)} were read as {axes}, "
+        f"{source} does not state its axes; its extents {by(shape)} were read as {axes}, "
         f"the only reading that gives {why}."
     )
 
@@ -342,14 +342,10 @@ def _note(
 def _wanted(expected: Sequence[int] | None, channels: int | None) -> str:
     parts = []
     if expected is not None:
-        parts.append(f"planes, rows and columns of {_by(expected)}")
+        parts.append(f"planes, rows and columns of {by(expected)}")
     if channels is not None:
         parts.append(f"{channels} channel{'s' if channels != 1 else ''}")
     return " with ".join(parts)
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(str(int(n)) for n in shape)
 
 
 @dataclass(frozen=True)
@@ -398,7 +394,7 @@ class Volume:
             raise InputError(f"a volume needs the axes c, z, y, x, got an array of shape {tuple(self.array.shape)}")
         if min(self.array.shape) < 1:
             raise InputError(
-                f"{self.source or 'the array'} holds no voxels: its extents c, z, y, x are {_by(self.array.shape)}; "
+                f"{self.source or 'the array'} holds no voxels: its extents c, z, y, x are {by(self.array.shape)}; "
                 "every axis must be at least 1"
             )
         if self.voxel_size_um is not None:
@@ -488,7 +484,7 @@ class Volume:
         """
         region = Box.of(self.shape) if box is None else box
         if len(region.start) != 3 or region != region.clip(self.shape):
-            raise InputError(f"box {region.start} to {region.stop} leaves the volume of extents {_by(self.shape)}")
+            raise InputError(f"box {region.start} to {region.stop} leaves the volume of extents {by(self.shape)}")
         if channels is None:
             return np.asarray(self.array[(slice(0, self.channels), *region.slices)])
         parts = [np.asarray(self.array[(slice(a, b), *region.slices)]) for a, b in _runs([int(c) for c in channels])]

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fewslice.annotation import Annotation
 from fewslice.errors import InputError
+from fewslice.geometry import by
 
 __all__ = ["Split", "annotated_axis", "hold_out"]
 
@@ -126,11 +127,10 @@ def hold_out(
     regions = _choose_regions(planes, patch, generator)
     if regions is not None:
         return _split_by_regions(planes, regions, patch, reason)
-    size = " x ".join(str(n) for n in patch)
     return _nothing_held_out(
         planes,
         f"Nothing was held out: the samples have {reason}, and no region of at least 15 % of the annotated area, a "
-        f"patch of {size} voxels (z, y, x) away from the rest, leaves training 60 % of it and every class. "
+        f"patch of {by(patch)} voxels (z, y, x) away from the rest, leaves training 60 % of it and every class. "
         "The last weights and the default threshold are used.",
     )
 

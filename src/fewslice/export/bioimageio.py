@@ -5,7 +5,6 @@ Written to the model specification 0.5, for deepImageJ, ilastik, BiaPy and the m
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fewslice.errors import InputError
 from fewslice.export import onnx
 from fewslice.export._network import Exported, Layout, example, layout_of
-from fewslice.files import disk_error
+from fewslice.files import replacing
 from fewslice.model import Model
 from fewslice.volume import Volume
 
@@ -70,7 +69,6 @@ def export(config: Config, model: Model, target: Path, image: Volume, source: st
     shown = example(model, image, source)
     with torch.inference_mode():
         expected = Exported(model.to("cpu")).eval()(torch.from_numpy(shown)).numpy()
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part.zip")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         onnx.export(onnx.Config(), model, folder / "weights.onnx", image, source)
@@ -83,13 +81,8 @@ def export(config: Config, model: Model, target: Path, image: Volume, source: st
             raise InputError(
                 f"bioimage.io refuses the description: {_first_line(error)}; change it with --set"
             ) from error
-        try:
-            save_bioimageio_package(described, output_path=beside)
-            beside.replace(target)
-        except OSError as error:
-            raise disk_error(error, target) from error
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(target, suffix=".zip") as place:
+            save_bioimageio_package(described, output_path=place)
 
 
 def _description(config: Config, model: Model, folder: Path, shown: NDArray[np.float32], v0_5: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fewslice.errors import InputError
 from fewslice.export._network import Exported, example, layout_of
-from fewslice.files import disk_error
+from fewslice.files import replacing
 from fewslice.model import Model
 from fewslice.volume import Volume
 
@@ -96,14 +95,8 @@ def export(config: Config, model: Model, target: Path, image: Volume, source: st
     assert program is not None
     for name, value in _facts(model).items():
         program.model.metadata_props[name] = json.dumps(value)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        program.save(beside)
-        beside.replace(target)
-    except OSError as error:
-        raise disk_error(error, target) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(target) as place:
+        program.save(place)
 
 
 def _facts(model: Model) -> dict[str, Any]:

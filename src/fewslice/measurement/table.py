@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewslice.errors import FewsliceError, InputError
-from fewslice.files import disk_error
+from fewslice.errors import InputError
+from fewslice.files import replacing
 from fewslice.measurement import shapes
 from fewslice.measurement.sums import Sums
 
@@ -155,27 +154,19 @@ def written(path: Path, parquet: Path | None, empty: Columns) -> Iterator[Callab
     DiskError
         If the disk refuses the write; no half file is left.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    other = None if parquet is None else parquet.with_name(f".{parquet.name}.{os.getpid()}.part")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as stream, _parquet_writer(other, empty) as append:
-            stream.write(",".join(_quoted(name) for name in empty) + "\n")
+    with (
+        replacing(path) as place,
+        nullcontext() if parquet is None else replacing(parquet) as other,
+        place.open("w", encoding="utf-8", newline="") as stream,
+        _parquet_writer(other, empty) as append,
+    ):
+        stream.write(",".join(_quoted(name) for name in empty) + "\n")
 
-            def write(columns: Columns) -> None:
-                stream.writelines(csv_lines(columns))
-                append(columns)
+        def write(columns: Columns) -> None:
+            stream.writelines(csv_lines(columns))
+            append(columns)
 
-            yield write
-        if other is not None and parquet is not None:
-            other.replace(parquet)
-        beside.replace(path)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if other is not None:
-            other.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FewsliceError):
-            raise disk_error(error, path) from error
-        raise
+        yield write
 
 
 @contextmanager

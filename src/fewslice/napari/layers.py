@@ -17,7 +17,7 @@ from fewslice import io
 from fewslice.annotation import AXIS_NAMES
 from fewslice.errors import InputError
 from fewslice.formats._units import micrometres
-from fewslice.geometry import Box
+from fewslice.geometry import Box, by
 from fewslice.volume import ArrangedArray, Triple, Volume
 
 __all__ = ["KEY", "ImageSource", "check_labels", "displayed_plane", "image_of", "labels_of", "shown_box", "voxel_of"]
@@ -76,7 +76,7 @@ def image_of(layer: Any) -> ImageSource:
         volume = io.open_volume(path, axes=about.get("axes"), voxel_size_um=voxel_of(layer))
         if volume.shape != shape:
             raise InputError(
-                f"{path} has changed since it was opened: it has {_by(volume.shape)} voxels, the layer {_by(shape)}; "
+                f"{path} has changed since it was opened: it has {by(volume.shape)} voxels, the layer {by(shape)}; "
                 "open it again"
             )
         return ImageSource(volume, path, about.get("axes"), *_placed(layer))
@@ -110,7 +110,7 @@ def check_labels(labels: Any, image: Any) -> None:
     """
     if _shape3(labels) != _shape3(image):
         raise InputError(
-            f"{labels.name} has {_by(_shape3(labels))} voxels and {image.name} {_by(_shape3(image))} (z, y, x); "
+            f"{labels.name} has {by(_shape3(labels))} voxels and {image.name} {by(_shape3(image))} (z, y, x); "
             "choose labels that were made on this image"
         )
     for what, one, other in zip(("scale", "position"), _placed(labels)[:2], _placed(image)[:2], strict=True):
@@ -223,7 +223,7 @@ def _check_axes(layer: Any) -> None:
     if layer.ndim not in (2, 3):
         shape = layer.data[0].shape if layer.multiscale else layer.data.shape
         raise InputError(
-            f"{layer.name} has {layer.ndim} axes ({_by(shape)}); fewslice needs z, y, x: choose Split Stack in its "
+            f"{layer.name} has {layer.ndim} axes ({by(shape)}); fewslice needs z, y, x: choose Split Stack in its "
             "right-click menu for channels, and one layer per time point"
         )
     if not np.allclose(layer.rotate, np.eye(layer.ndim)) or not np.allclose(layer.shear, 0):
@@ -242,7 +242,3 @@ def _placed(layer: Any) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str
     translate = (0.0,) * missing + tuple(float(v) for v in layer.translate)
     units = (str(layer.units[0]),) * missing + tuple(str(u) for u in layer.units)
     return scale, translate, units
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(str(int(n)) for n in shape)

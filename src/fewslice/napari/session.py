@@ -24,7 +24,7 @@ import numpy.typing as npt
 from fewslice import io
 from fewslice.annotation import AXIS_NAMES
 from fewslice.errors import DiskError, FewsliceError, InputError
-from fewslice.geometry import Box
+from fewslice.geometry import Box, by
 from fewslice.napari.edits import EditedArray, Stroke, merged, no_labels, runs_of, stroke_of_runs
 from fewslice.napari.journal import NAME, Header, Journal, open_journal, read_journal
 from fewslice.volume import Triple, Volume
@@ -400,7 +400,7 @@ def open_annotation(folder: str | Path, image: Volume, labels: Volume | None = N
     begun = (place / NAME).exists()
     if labels is not None and labels.shape != image.shape:
         raise InputError(
-            f"the labels have {_by(labels.shape)} voxels and the image {_by(image.shape)}; "
+            f"the labels have {by(labels.shape)} voxels and the image {by(image.shape)}; "
             "choose labels that were made on this image"
         )
     if labels is not None and begun:
@@ -500,10 +500,6 @@ class _Unsigned:
         if values.size and values.min() < 0:
             raise InputError(f"the labels hold the negative value {values.min()}; give such voxels another value")
         return values.astype(self.dtype)
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(str(int(n)) for n in shape)
 
 
 def _stem(path: Path) -> str:

@@ -13,15 +13,15 @@ Most of the work is done on coarse levels, which is what makes it fast on a CPU;
 
 from __future__ import annotations
 
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own convention)
 
 from fewslice.errors import InputError
-from fewslice.networks.unet import check_levels, convolution, fitted_levels
+from fewslice.networks.unet import Levels, convolution
 
 __all__ = ["PURPOSE", "Config", "Modulation", "SpadeBlock", "SpadeGenerator", "build", "receptive_radius"]
 
@@ -33,10 +33,8 @@ Norm = Literal["batch", "instance"]
 _SLOPE = 0.2  # of the leaky ReLU, as published
 
 
-class Config(BaseModel):
+class Config(Levels):
     """Settings of the generator. Those left at None follow from the data: see `adapted`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dims: Literal[2, 3] = Field(2, description="2: planes, 3: volumes")
     features: int = Field(32, ge=1, le=512, description="channels of the finest level, doubled by each step down")
@@ -45,43 +43,12 @@ class Config(BaseModel):
     hidden: int = Field(32, ge=1, le=512, description="channels between m and its modulation; 128 as published")
     bound: float = Field(2.0, gt=0, description="largest change of an intensity, in units of the normalised image")
     norm: Norm = Field("batch", description="what is modulated; instance: over the whole block, so blocks differ")
-    pooling: tuple[Triple, ...] | None = Field(None, description="(z, y, x) factors of each step down; None: derived")
-    kernels: tuple[Triple, ...] | None = Field(None, description="(z, y, x) kernel of each level; None: derived")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        check_levels(self.dims, self.depth, self.pooling, self.kernels)
-        return self
-
-    def adapted(self, voxel_size_um: tuple[float, float, float] | None, patch: Triple) -> Self:
-        """Return settings with `pooling`, `kernels` and `depth` as data of this kind needs; keep those that are set.
-
-        Parameters
-        ----------
-        voxel_size_um
-            (z, y, x), or None for cubes. z is ignored by 2D networks: pass planes in their own orientation.
-        patch
-            (z, y, x) in voxels.
-        """
-        levels = fitted_levels(self.dims, self.depth, self.pooling, self.kernels, voxel_size_um, patch)
-        return type(self)(**self.model_dump() | levels)
-
-    @property
-    def resolved_pooling(self) -> tuple[Triple, ...]:
-        """`pooling`, or halving along every axis if it is None."""
-        step: Triple = (2, 2, 2) if self.dims == 3 else (1, 2, 2)
-        return (step,) * (self.depth - 1) if self.pooling is None else self.pooling
 
     @property
     def resolved_kernels(self) -> tuple[Triple, ...]:
         """`kernels`, or 3 along every axis if it is None."""
         kernel: Triple = (3, 3, 3) if self.dims == 3 else (1, 3, 3)
         return (kernel,) * self.depth if self.kernels is None else self.kernels
-
-    @property
-    def level_features(self) -> tuple[int, ...]:
-        """Channels of each level, finest first."""
-        return tuple(min(self.features * 2**level, self.max_features) for level in range(self.depth))
 
 
 class Modulation(nn.Module):

@@ -26,12 +26,11 @@ from fewslice.errors import InputError
 __all__ = [
     "Config",
     "ConvolutionBlock",
+    "Levels",
     "UNet",
     "build",
-    "check_levels",
     "default_kernels",
     "default_pooling",
-    "fitted_levels",
     "inflated",
     "receptive_radius",
 ]
@@ -41,65 +40,6 @@ Norm = Literal["batch", "instance", "none"]
 
 _SMALLEST_EXTENT = 4
 _COARSE = 2.0
-
-
-def check_levels(dims: int, depth: int, pooling: tuple[Triple, ...] | None, kernels: tuple[Triple, ...] | None) -> None:
-    """Refuse pooling and kernels that do not fit the depth or the dimensions of a network; None fits.
-
-    Raises
-    ------
-    ValueError
-        As pydantic's validators do.
-    """
-    for name, values, count in (("pooling", pooling, depth - 1), ("kernels", kernels, depth)):
-        if values is None:
-            continue
-        if len(values) != count:
-            raise ValueError(f"{name} has {len(values)} entries; a depth of {depth} needs {count}")
-        if any(v < 1 for value in values for v in value):
-            raise ValueError(f"{name} has an entry below 1: {values}")
-        if dims == 2 and any(value[0] != 1 for value in values):
-            raise ValueError(f"{name} of a 2D network must be 1 along z, got {values}")
-    if kernels is not None and any(v % 2 == 0 for value in kernels for v in value):
-        raise ValueError(f"kernels must be odd along every axis, got {kernels}")
-
-
-def fitted_levels(
-    dims: int,
-    depth: int,
-    pooling: tuple[Triple, ...] | None,
-    kernels: tuple[Triple, ...] | None,
-    voxel_size_um: tuple[float, float, float] | None,
-    patch: Triple,
-) -> dict[str, object]:
-    """Return ``pooling, kernels, depth`` as data need them, those that are set kept.
-
-    Parameters
-    ----------
-    dims, depth, pooling, kernels
-        As set; None is derived.
-    voxel_size_um, patch
-        (z, y, x), or None for cubes, and in voxels. z is ignored by 2D networks.
-
-    Raises
-    ------
-    InputError
-        If kernels are set for more levels than the patch has room for.
-    """
-    if dims == 2:
-        patch = (1, patch[1], patch[2])
-        if voxel_size_um is not None:
-            voxel_size_um = (min(voxel_size_um[1:]), voxel_size_um[1], voxel_size_um[2])
-    if pooling is None:
-        # Kernels that are set fix the depth.
-        pooling = default_pooling(voxel_size_um, patch, depth)
-        if kernels is not None and len(pooling) < depth - 1:
-            raise InputError(
-                f"patch {patch} (z, y, x) is too small for {depth} levels; "
-                f"use a larger patch or at most {len(pooling) + 1} kernels"
-            )
-    kernels = kernels or default_kernels(voxel_size_um, pooling, dims)
-    return {"pooling": pooling, "kernels": kernels, "depth": len(pooling) + 1}
 
 
 def default_pooling(
@@ -172,8 +112,8 @@ def default_kernels(
     return tuple(kernels)
 
 
-class Config(BaseModel):
-    """Settings of the U-Net. Those left at None follow from the data: see `adapted`."""
+class Levels(BaseModel):
+    """Settings of a network that goes down some levels and up again, and how they follow from the data."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -183,16 +123,20 @@ class Config(BaseModel):
     depth: int = Field(4, ge=1, le=8, description="levels, at most: small patches allow fewer")
     pooling: tuple[Triple, ...] | None = Field(None, description="(z, y, x) factors of each step down; None: derived")
     kernels: tuple[Triple, ...] | None = Field(None, description="(z, y, x) kernel of each level; None: derived")
-    norm: Norm = Field("batch", description="after each convolution; instance: over the whole block, so blocks differ")
-    skips: Literal["add", "concatenate"] = Field("add", description="how features of the way down join the way up")
-    upsampling: Literal["nearest", "transposed"] = Field(
-        "nearest", description="1 x 1 convolution and repeated values, or a convolution transposed (Ronneberger 2015)"
-    )
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of channels dropped, in the two coarsest levels")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        check_levels(self.dims, self.depth, self.pooling, self.kernels)
+        for name, values, count in (("pooling", self.pooling, self.depth - 1), ("kernels", self.kernels, self.depth)):
+            if values is None:
+                continue
+            if len(values) != count:
+                raise ValueError(f"{name} has {len(values)} entries; a depth of {self.depth} needs {count}")
+            if any(v < 1 for value in values for v in value):
+                raise ValueError(f"{name} has an entry below 1: {values}")
+            if self.dims == 2 and any(value[0] != 1 for value in values):
+                raise ValueError(f"{name} of a 2D network must be 1 along z, got {values}")
+        if self.kernels is not None and any(v % 2 == 0 for value in self.kernels for v in value):
+            raise ValueError(f"kernels must be odd along every axis, got {self.kernels}")
         return self
 
     def adapted(self, voxel_size_um: tuple[float, float, float] | None, patch: Triple) -> Self:
@@ -204,15 +148,49 @@ class Config(BaseModel):
             (z, y, x), or None for cubes. z is ignored by 2D networks: pass planes in their own orientation.
         patch
             (z, y, x) in voxels.
+
+        Raises
+        ------
+        InputError
+            If kernels are set for more levels than the patch has room for.
         """
-        levels = fitted_levels(self.dims, self.depth, self.pooling, self.kernels, voxel_size_um, patch)
-        return type(self)(**self.model_dump() | levels)
+        if self.dims == 2:
+            patch = (1, patch[1], patch[2])
+            if voxel_size_um is not None:
+                voxel_size_um = (min(voxel_size_um[1:]), voxel_size_um[1], voxel_size_um[2])
+        pooling = self.pooling
+        if pooling is None:
+            # Kernels that are set fix the depth.
+            pooling = default_pooling(voxel_size_um, patch, self.depth)
+            if self.kernels is not None and len(pooling) < self.depth - 1:
+                raise InputError(
+                    f"patch {patch} (z, y, x) is too small for {self.depth} levels; "
+                    f"use a larger patch or at most {len(pooling) + 1} kernels"
+                )
+        kernels = self.kernels or default_kernels(voxel_size_um, pooling, self.dims)
+        return type(self)(**self.model_dump() | {"pooling": pooling, "kernels": kernels, "depth": len(pooling) + 1})
 
     @property
     def resolved_pooling(self) -> tuple[Triple, ...]:
         """`pooling`, or halving along every axis if it is None."""
         step: Triple = (2, 2, 2) if self.dims == 3 else (1, 2, 2)
         return (step,) * (self.depth - 1) if self.pooling is None else self.pooling
+
+    @property
+    def level_features(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(min(self.features * 2**level, self.max_features) for level in range(self.depth))
+
+
+class Config(Levels):
+    """Settings of the U-Net. Those left at None follow from the data: see `adapted`."""
+
+    norm: Norm = Field("batch", description="after each convolution; instance: over the whole block, so blocks differ")
+    skips: Literal["add", "concatenate"] = Field("add", description="how features of the way down join the way up")
+    upsampling: Literal["nearest", "transposed"] = Field(
+        "nearest", description="1 x 1 convolution and repeated values, or a convolution transposed (Ronneberger 2015)"
+    )
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of channels dropped, in the two coarsest levels")
 
     @property
     def resolved_kernels(self) -> tuple[Triple, ...]:
@@ -222,11 +200,6 @@ class Config(BaseModel):
         pooling = self.resolved_pooling
         first = next((level for level, step in enumerate(pooling) if step[0] > 1), 0)
         return tuple((1 if level < first or self.dims == 2 else 3, 3, 3) for level in range(self.depth))
-
-    @property
-    def level_features(self) -> tuple[int, ...]:
-        """Channels of each level, finest first."""
-        return tuple(min(self.features * 2**level, self.max_features) for level in range(self.depth))
 
 
 class ConvolutionBlock(nn.Sequential):

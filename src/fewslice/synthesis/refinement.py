@@ -18,7 +18,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from fewslice.data.normalisation import Method, Normalisation, fit_normalisation, sampled_values
 from fewslice.data.patches import in_memory
@@ -39,6 +39,7 @@ from fewslice.synthesis.refiner import Refiner, build_generator, context, to_gre
 from fewslice.synthesis.simulation import Simulation
 from fewslice.training.fit import Hardware, fit
 from fewslice.training.run_folder import RunFolder
+from fewslice.training.segmentation import PatchSize
 from fewslice.training.stage import Schedule, Stage, Validation
 from fewslice.volume import Volume
 
@@ -109,7 +110,7 @@ class RefinementConfig(BaseModel):
 
     generator: spade_generator.Config = Field(default_factory=lambda: spade_generator.Config(max_features=32))
     discriminator: patch_discriminator.Config = Field(default_factory=patch_discriminator.Config)
-    patch: Triple | None = None
+    patch: PatchSize = None
     batch_size: int = Field(4, ge=2)
     diameters: float = Field(1.25, gt=0, le=4)
     adversarial: Adversarial = "least_squares"
@@ -128,13 +129,6 @@ class RefinementConfig(BaseModel):
     schedule: Schedule = Field(
         default_factory=lambda: Schedule(warmup=0.0, decay="cosine", averaging=0.99, validations=20, patience=6)
     )
-
-    @field_validator("patch")
-    @classmethod
-    def _positive_patch(cls, value: Triple | None) -> Triple | None:
-        if value is not None and min(value) < 1:
-            raise ValueError(f"patch {value} must be positive along z, y and x")
-        return value
 
 
 def update_of(step: int, config: RefinementConfig) -> Update:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import yaml
 
 from fewslice import io
 from fewslice.errors import FewsliceError, InputError
-from fewslice.files import disk_error, write_atomic
+from fewslice.files import beside, disk_error, is_unfinished, write_atomic
 from fewslice.geometry import Box
 from fewslice.synthesis.simulation import Simulation
 from fewslice.volume import Volume
@@ -105,17 +104,16 @@ def claim(output: Path, description: Mapping[str, Any], *, overwrite: bool) -> N
         strangers = output.exists() and not known
         present = output.exists() or known
     else:
-        names = {path.name for path in output.iterdir()} if output.exists() else set()
-        strangers = any(not _is_ours(name) for name in names) or (bool(names) and not known)
+        inside = list(output.iterdir()) if output.exists() else []
+        strangers = any(not _is_ours(path) for path in inside) or (bool(inside) and not known)
         present = known
     if strangers:
         raise InputError(f"{output} exists and is not a simulation of fewslice; choose another -o")
     if present and not overwrite:
         raise InputError(f"{output} holds another simulation; choose another -o or pass --overwrite")
     try:
-        stale = [output] if single else sorted(output.glob("*.ome.zarr"))
-        for store in stale:
-            if store.exists():
+        for store in [output] if single else inside:
+            if store.is_dir():
                 shutil.rmtree(store)
         note.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,9 +121,9 @@ def claim(output: Path, description: Mapping[str, Any], *, overwrite: bool) -> N
     write_atomic(note, text)
 
 
-def _is_ours(name: str) -> bool:
+def _is_ours(path: Path) -> bool:
     """Whether a file belongs to a folder of simulations, or is what a kill left of one."""
-    return name == "simulation.yaml" or _NUMBERED.fullmatch(name) is not None or name.startswith(".part")
+    return path.name == "simulation.yaml" or _NUMBERED.fullmatch(path.name) is not None or is_unfinished(path)
 
 
 def write_simulation(path: Path, simulation: Simulation, attributes: Mapping[str, Any]) -> None:
@@ -145,24 +143,23 @@ def write_simulation(path: Path, simulation: Simulation, attributes: Mapping[str
     DiskError
         If the disk refuses the write; nothing is left then.
     """
-    folder = path.with_name(f".part{os.getpid()}.{path.name}")
-    beside = folder / path.name  # the name goes into the metadata
+    folder = beside(path)
+    place = folder / path.name  # the name goes into the metadata
     labels = {
         "instances": (_smallest(simulation.instances), {}),
         "classes": (simulation.semantic, dict(enumerate(simulation.class_names, 1))),
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        io.save_volume(beside, Volume.from_array(simulation.image, simulation.voxel_size_um, simulation.channel_names))
+        io.save_volume(place, Volume.from_array(simulation.image, simulation.voxel_size_um, simulation.channel_names))
         for name, (values, names) in labels.items():
             store = io.create_labels(
-                beside, name, shape=simulation.shape, dtype=values.dtype, voxel_size_um=simulation.voxel_size_um,
+                place, name, shape=simulation.shape, dtype=values.dtype, voxel_size_um=simulation.voxel_size_um,
                 class_names=names or None, attributes=attributes,
             )  # fmt: skip
             store.write(Box.of(simulation.shape), values)
-            io.write_pyramid(beside, f"labels/{name}")
-        beside.rename(path)
+            io.write_pyramid(place, f"labels/{name}")
+        place.rename(path)
         folder.rmdir()
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)

@@ -34,7 +34,7 @@ from fewslice.morphology.proposals import Proposals, suppress
 from fewslice.networks.contour_proposals import ContourProposals, contours_at, refine
 from fewslice.training.fit import Fitted
 from fewslice.training.held_out import tiles
-from fewslice.training.segmentation import network_of_a_kind, positive_patch, resolved
+from fewslice.training.segmentation import PatchSize, network_of_a_kind, resolved
 from fewslice.training.stage import Schedule, Stage, Validation
 from fewslice.training.task import Task
 
@@ -110,7 +110,7 @@ class ContourConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     network: dict[str, Any] = Field(default={"kind": "contour_proposals"}, validate_default=True)
-    patch: Triple | None = None
+    patch: PatchSize = None
     batch_size: int | None = Field(None, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
@@ -126,11 +126,6 @@ class ContourConfig(BaseModel):
     @classmethod
     def _network_of_a_kind(cls, value: dict[str, Any]) -> dict[str, Any]:
         return network_of_a_kind(value, "contours")
-
-    @field_validator("patch")
-    @classmethod
-    def _positive_patch(cls, value: Triple | None) -> Triple | None:
-        return positive_patch(value)
 
 
 def resolved_contours(config: ContourConfig, task: Task) -> ContourConfig:

@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 from fewslice import losses, registry
@@ -34,13 +34,13 @@ from fewslice.training.task import Task
 from fewslice.volume import Volume
 
 __all__ = [
+    "PatchSize",
     "SegmentationConfig",
     "dims_of",
     "foreground_alone",
     "finished_model",
     "network_of_a_kind",
     "network_step",
-    "positive_patch",
     "resolved",
     "segmentation_stage",
     "untrained_model",
@@ -48,6 +48,16 @@ __all__ = [
 ]
 
 Triple = tuple[int, int, int]
+
+
+def _positive(patch: Triple | None) -> Triple | None:
+    if patch is not None and min(patch) < 1:
+        raise ValueError(f"patch {patch} must be positive along z, y and x")
+    return patch
+
+
+PatchSize = Annotated[Triple | None, AfterValidator(_positive)]
+"""A setting: (z, y, x) voxels of a patch, each at least 1, or None where it follows from the data."""
 
 _PATCH_VOXELS = {2: 2**16, 3: 2**18}
 _FLATNESS = 3
@@ -102,7 +112,7 @@ class SegmentationConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     network: dict[str, Any]
-    patch: Triple | None = None
+    patch: PatchSize = None
     batch_size: int | None = Field(None, ge=1)
     optimiser: Literal["adamw", "rmsprop", "sgd"] = "adamw"
     learning_rate: float = Field(2e-3, gt=0)
@@ -124,11 +134,6 @@ class SegmentationConfig(BaseModel):
     def _network_of_a_kind(cls, value: dict[str, Any]) -> dict[str, Any]:
         return network_of_a_kind(value, "segmentation")
 
-    @field_validator("patch")
-    @classmethod
-    def _positive_patch(cls, value: Triple | None) -> Triple | None:
-        return positive_patch(value)
-
 
 def network_of_a_kind(value: dict[str, Any], wanted: str) -> dict[str, Any]:
     """Check the settings of a network against its kind's own configuration and fill in its defaults.
@@ -147,13 +152,6 @@ def network_of_a_kind(value: dict[str, Any], wanted: str) -> dict[str, Any]:
     module = registry.load("networks", str(value["kind"]))
     config = module.Config(**{k: v for k, v in value.items() if k != "kind"})
     return {"kind": value["kind"], **config.model_dump(mode="json")}
-
-
-def positive_patch(value: Triple | None) -> Triple | None:
-    """Refuse a patch without voxels."""
-    if value is not None and min(value) < 1:
-        raise ValueError(f"patch {value} must be positive along z, y and x")
-    return value
 
 
 class Trainable(Protocol):
