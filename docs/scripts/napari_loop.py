@@ -170,7 +170,7 @@ class Loop:
         self.picture("5_predicted")
         self.note(layers=[found.name for found in self.viewer.layers])
         self.do(tab.count)
-        self.spin(300, lambda: " count: " in self.panel.message.text() or self.panel._problem)
+        self.spin(300, lambda: " count; " in self.panel.message.text() or self.panel._problem)
         self.check()
         self.picture("6_counted")
         self.note(counted=self.panel.message.text())

@@ -33,7 +33,7 @@ def the_whole_loop(loop):
     assert all(n > 100 for n in facts["painted"]) and facts["filled"] > 0
     assert facts["stopped"] == "Stopped; it can be resumed." and facts["trained"].startswith("Trained.")
     assert "predicted view (segment)" in facts["layers"] and "image_predicted01 segmentation" in facts["layers"]
-    assert " count: " in facts["counted"] and facts["counted"].endswith("correct them in the tab Proofread")
+    assert " count; " in facts["counted"] and facts["counted"].endswith("correct them in the tab Proofread")
     assert facts["after_split"] == facts["objects"] + 1 and facts["after_merge"] == facts["objects"]
     assert facts["the_same_after_opening_again"] and facts["message"].startswith("Restored")
     assert (loop.folder / "9_proofread.png").stat().st_size > 20_000

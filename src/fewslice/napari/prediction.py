@@ -181,8 +181,8 @@ def counts_text(store: Path) -> str:
     stem = store.name.removesuffix(".ome.zarr")
     found = json.loads(store.with_name(f"{stem}.objects.json").read_text(encoding="utf-8"))
     return (
-        f"{found['objects']} objects, of which {found['counted']} count: {found['border_rule']}. Their table is "
-        f"{store.with_name(f'{stem}.objects.csv')}; correct them in the tab Proofread"
+        f"{found['objects']} objects, of which {found['counted']} count; the others touch the last plane, row or "
+        f"column. Their table is {stem}.objects.csv; correct them in the tab Proofread"
     )
 
 

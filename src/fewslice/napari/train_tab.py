@@ -181,7 +181,7 @@ class TrainTab:
         label = QLabel(name)
         for widget in (label, field):
             widget.setToolTip(tip)
-        field.setMinimumWidth(115)
+        field.setMinimumWidth(150)
         self._settings_form.addRow(label, field)
         self._fields[setting.key] = (setting, field)
 

@@ -40,7 +40,7 @@ __all__ = ["WORTH", "Budget", "advice", "budget", "document", "extrapolated", "m
 WORTH = 0.01
 """More planes are advised when together they should raise Dice by at least this much."""
 _WINDOWS_PER_PLANE = 2
-_UNSURE = 0.1
+_UNSURE = 0.15
 """Where a training's Dice is not known better than this (half an interval), the prior decides what more would bring."""
 
 
