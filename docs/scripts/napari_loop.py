@@ -1,7 +1,7 @@
 """Drive the whole loop in a real napari window, and take a picture of each step.
 
-Open the sample, paint planes, mark them as done, train, predict, ask for the next plane, correct a cell, save, and open
-it again.
+Open the sample, paint planes, mark them as done, train, predict, count objects, ask for the next plane, correct a cell,
+save, and open it again.
 On a machine without a screen, run it under Xvfb (packages: see `.ci/run`)::
 
     xvfb-run -a -s "-screen 0 1600x1100x24" python docs/scripts/napari_loop.py -o pictures --steps 60
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,11 @@ class Loop:
         self.check()
         self.picture("5_predicted")
         self.note(layers=[found.name for found in self.viewer.layers])
+        self.do(tab.count)
+        self.spin(300, lambda: " count; " in self.panel.message.text() or self.panel._problem)
+        self.check()
+        self.picture("6_counted")
+        self.note(counted=self.panel.message.text())
 
     def next_plane(self) -> None:
         """Go to the plane that the run suggests, if this fewslice can say which."""
@@ -181,15 +187,17 @@ class Loop:
         self.spin(600, lambda: tab._command is None)
         self.check()
         self.do(tab.next_plane)
-        self.picture("6_next_plane")
+        self.picture("7_next_plane")
         self.note(next_plane=self.panel.message.text())
 
     def proofread(self) -> None:
-        """Make instances of the truth inside the prediction, cut one in two, merge two others, and save."""
+        """Replace the instances in the prediction by the truth, cut one in two, merge two others, and save."""
         viewer, panel = self.viewer, self.panel
         store = next(self.folder.glob("*_predicted*.ome.zarr"))
         truth = np.asarray(viewer.layers["phantom truth"].data).astype(np.uint32)
         voxel = io.open_volume(store).voxel_size_um
+        viewer.layers.remove(viewer.layers["instances"])
+        shutil.rmtree(store / "labels" / "instances")
         target = io.create_labels(store, "instances", shape=truth.shape, dtype=np.uint32, voxel_size_um=voxel)
         for block in cover(truth.shape, target.unit, (0, 0, 0)):
             target.write(block.write, truth[block.write.slices])
@@ -210,9 +218,9 @@ class Loop:
         self.do(panel.bench.place, layer, "fewslice cut")
         corners = [(z, box.start[1] - 1, x), (z, box.stop[1] + 1, x)]
         viewer.layers["fewslice cut"].add_paths(np.array(corners))
-        self.picture("7_cut_drawn")
+        self.picture("8_cut_drawn")
         self.do(panel.bench.split, layer)
-        self.picture("8_proofread")
+        self.picture("9_proofread")
         after_split = len(panel.bench.objects[layer])
         panel.bench.chosen[layer] = set(list(panel.bench.objects[layer])[:2])
         self.do(panel.bench.merge, layer)
@@ -234,7 +242,7 @@ class Loop:
         session = panel.bench.session_of(again)
         same = np.array_equal(np.asarray(again.data), before) and session.done == done
         panel.tabs.setCurrentWidget(panel.annotate.widget)
-        self.picture("9_opened_again")
+        self.picture("10_opened_again")
         self.note(the_same_after_opening_again=bool(same), message=panel.message.text())
 
 

@@ -33,9 +33,10 @@ def the_whole_loop(loop):
     assert all(n > 100 for n in facts["painted"]) and facts["filled"] > 0
     assert facts["stopped"] == "Stopped; it can be resumed." and facts["trained"].startswith("Trained.")
     assert "predicted view (segment)" in facts["layers"] and "image_predicted01 segmentation" in facts["layers"]
+    assert " count; " in facts["counted"] and facts["counted"].endswith("correct them in the tab Proofread")
     assert facts["after_split"] == facts["objects"] + 1 and facts["after_merge"] == facts["objects"]
     assert facts["the_same_after_opening_again"] and facts["message"].startswith("Restored")
-    assert (loop.folder / "8_proofread.png").stat().st_size > 20_000
+    assert (loop.folder / "9_proofread.png").stat().st_size > 20_000
 
 
 def it_answers_while_it_trains(loop):
@@ -102,6 +103,41 @@ def a_volume_that_cannot_be_used_is_said(loop):
     assert loop.panel._problem and "4 axes" in loop.panel.message.text()
     loop.viewer.layers.remove(layer)
     assert "four" not in [tab.image.itemText(i) for i in range(tab.image.count())]
+
+
+def colours_cannot_be_used_and_are_said(loop):
+    layer = loop.viewer.add_image(np.zeros((40, 160, 160, 3), np.uint8), rgb=True, name="rgb")
+    tab = loop.panel.annotate
+    tab.image.setCurrentText("rgb")
+    tab.folder.setText(str(loop.folder / "rgb"))
+    loop.panel.guarded(tab.begin)()
+    assert loop.panel._problem and "Split RGB" in loop.panel.message.text()
+    assert not (loop.folder / "rgb").exists()
+    loop.viewer.layers.remove(layer)
+
+
+def nothing_is_counted_before_it_is_predicted_or_while_it_is_corrected(loop):
+    tab = loop.panel.predict
+    loop.viewer.layers.selection.active = loop.viewer.layers["instances"]
+    loop.panel.guarded(tab.count)()
+    assert loop.panel._problem and "being corrected" in loop.panel.message.text()
+    assert tab._command is None
+    known, tab._counted = tab._counted, None
+    loop.viewer.layers.selection.active = loop.viewer.layers["phantom somata"]
+    loop.panel.guarded(tab.count)()
+    assert loop.panel._problem and "press Whole volume first" in loop.panel.message.text()
+    tab._counted = known
+
+
+def a_setting_that_follows_from_the_data_is_left_empty(loop):
+    tab = loop.panel.train
+    tab.strategy.setCurrentText("slices_2d")
+    field = tab._fields["patch"][1]
+    assert field.text() == "" and field.placeholderText() == "automatic" and "patch" not in tab.changed_settings()
+    field.setText("[1,32,32]")
+    assert tab.changed_settings()["patch"] == "[1,32,32]"
+    field.setText(" ")
+    assert "patch" not in tab.changed_settings()
 
 
 def a_folder_that_is_open_elsewhere_is_said(loop):
@@ -198,7 +234,9 @@ def closing_stops_what_runs_and_frees_the_folder(loop):
 CHECKS = (
     the_whole_loop, it_answers_while_it_trains, keys_work_on_the_canvas, a_row_goes_to_its_cell,
     both_themes_are_legible, no_reference_is_lost,
-    a_volume_that_cannot_be_used_is_said, a_folder_that_is_open_elsewhere_is_said,
+    a_volume_that_cannot_be_used_is_said, colours_cannot_be_used_and_are_said,
+    nothing_is_counted_before_it_is_predicted_or_while_it_is_corrected,
+    a_setting_that_follows_from_the_data_is_left_empty, a_folder_that_is_open_elsewhere_is_said,
     a_view_that_cannot_begin_blocks_no_later_one, a_worker_that_dies_is_said,
     a_layer_deleted_while_training_loses_nothing, closing_stops_what_runs_and_frees_the_folder,
 )  # fmt: skip

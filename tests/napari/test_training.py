@@ -281,6 +281,16 @@ def test_the_next_planes_are_read_from_plan():
         prediction.next_planes(["nothing"])
 
 
+def test_what_a_layer_belongs_to_is_found_only_where_it_is_a_prediction(tmp_path):
+    image = tmp_path / "image.ome.zarr"
+    io.save_volume(image, Volume.from_array(np.zeros((2, 8, 8), np.uint8)))
+    assert prediction.store_of(image) is None and prediction.store_of(image / "labels" / "x") is None
+    assert prediction.store_of(None) is None and prediction.store_of("s3://bucket/OUT.ome.zarr") is None
+    out = tmp_path / "OUT.ome.zarr"
+    io.create_output(out, shape=(2, 8, 8), channel_names=["foreground"], attributes={"model_hash": "c0ffee"})
+    assert prediction.store_of(str(out)) == prediction.store_of(out / "labels" / "instances") == out
+
+
 def test_names_of_predictions_are_not_taken_twice(tmp_path):
     first = prediction.free_output(Path("brain.ome.tif"), tmp_path)
     first.mkdir()

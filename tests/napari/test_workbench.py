@@ -11,6 +11,7 @@ from fewslice.volume import Volume
 components = pytest.importorskip("napari.components", reason="napari is not installed")
 
 from fewslice.napari.edits import EditedArray  # noqa: E402
+from fewslice.napari.layers import image_of  # noqa: E402
 from fewslice.napari.proofreading import measure  # noqa: E402
 from fewslice.napari.readers import read_layers  # noqa: E402
 from fewslice.napari.session import open_annotation  # noqa: E402
@@ -134,6 +135,19 @@ def test_planes_that_are_done_are_in_metadata_and_text(bench, image, tmp_path):
     assert "y = 7, done" in bench.plane_text(layer) and "z = 4; y = 7" in bench.plane_text(layer)
     bench.toggle_done(layer)
     assert layer.metadata["fewslice"]["done"] == [[0, 4]]
+
+
+def test_what_was_painted_and_what_was_predicted_differ_and_stand_out(bench, image, tmp_path):
+    """Label 1 of both is bright enough on black, 3 : 1 as for graphics on a page, and blue differs from yellow."""
+    painted = bench.annotate(image, tmp_path / "a")
+    shown = bench.add_prediction(np.ones((1, 20, 24), np.uint8), image_of(image), Box((0, 0, 0), (1, 20, 24)), "p")
+    one, other = (np.asarray(layer.get_color(1))[:3] for layer in (painted, shown))
+    for colour in (one, other):
+        linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+        assert (linear @ [0.2126, 0.7152, 0.0722] + 0.05) / 0.05 > 3
+    assert one[0] > one[2] + 0.5 and other[2] > other[0] + 0.3
+    assert tuple(bench.viewer.dims.axis_labels) == ("z", "y", "x"), "the slider is named"
+    assert bench.said[0].text.startswith("Paint the cells of a plane") and str(tmp_path / "a") in bench.said[0].text
 
 
 def test_a_deleted_layer_loses_nothing(bench, image, tmp_path):

@@ -329,6 +329,10 @@ def test_page_without_webgl_shows_the_picture(compared, browser) -> None:
     browser.send("Page.removeScriptToEvaluateOnNewDocument", identifier=handle["identifier"])
     assert errors(browser.console) == []
     assert browser.picture("#surfaces .static").std() > 10
+    empty = (
+        "[...document.querySelectorAll('#surfaces .scenes, #surfaces .controls')].filter((e) => e.checkVisibility())"
+    )
+    assert browser.run(empty + ".length") == 0, "no empty frames above the picture"
 
 
 # ------------------------------------------------------------------------------------------- for everybody, on paper
@@ -383,6 +387,10 @@ def test_print_has_still_pictures_and_all_settings(grown, browser) -> None:
     shown = "[...document.querySelectorAll({!r})].filter((e) => e.checkVisibility()).length"
     assert browser.run(shown.format(".scene, .browser, .controls, .charts, nav")) == 0
     assert browser.run(shown.format("#surfaces .static, #planes .static, #training .static")) == 4
+    browser.send("Emulation.setEmulatedMedia", media="")
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    browser.send("Emulation.setDeviceMetricsOverride", width=703, height=1032, deviceScaleFactor=1, mobile=False)
+    assert browser.run("document.documentElement.scrollWidth") <= 703, "tables fit between the margins of A4"
     browser.send("Emulation.setEmulatedMedia", media="")
     pdf = browser.printed()
     assert pdf.startswith(b"%PDF")

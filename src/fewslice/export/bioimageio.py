@@ -136,10 +136,15 @@ def _description(config: Config, model: Model, folder: Path, shown: NDArray[np.f
 
 
 def _spacing(model: Model, layout: Layout) -> tuple[float, ...]:
+    """Return the voxel size along the spatial axes, in single precision.
+
+    The specification compares an extent with extent * scale / scale, which is exact only where the scale has bits to
+    spare: 56 * 0.005 / 0.005 is not 56.
+    """
     if model.voxel_size_um is None:
         return (1.0,) * len(layout.divisor)
     axes = [a for a in range(3) if layout.axes == "bczyx" or a != model.plane_axis]
-    return tuple(model.voxel_size_um[a] for a in axes)
+    return tuple(float(np.float32(model.voxel_size_um[a])) for a in axes)
 
 
 def _readme(config: Config, model: Model) -> str:

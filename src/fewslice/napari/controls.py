@@ -58,6 +58,7 @@ def row(*widgets: QWidget) -> QWidget:
 def path_row(tip: str, *, folder: bool, title: str) -> tuple[QWidget, QLineEdit]:
     """Return a line for a path with a button that lets one be chosen, and the line itself."""
     field = QLineEdit()
+    field.textChanged.connect(lambda text: field.setToolTip(f"{text}\n{tip}" if text else tip))  # long ones are cut
     field.setToolTip(tip)
 
     def browse() -> None:

@@ -20,10 +20,25 @@ from fewslice.formats._units import micrometres
 from fewslice.geometry import Box, by
 from fewslice.volume import ArrangedArray, Triple, Volume
 
-__all__ = ["KEY", "ImageSource", "check_labels", "displayed_plane", "image_of", "labels_of", "shown_box", "voxel_of"]
+__all__ = [
+    "KEY",
+    "PAINTED",
+    "PREDICTED",
+    "ImageSource",
+    "check_labels",
+    "displayed_plane",
+    "image_of",
+    "label_colours",
+    "labels_of",
+    "shown_box",
+    "voxel_of",
+]
 
 KEY = "fewslice"
 """Under this name, layers carry what fewslice knows of them in their metadata."""
+
+PAINTED, PREDICTED = 0.47, 0.9
+"""Seeds of :func:`label_colours`: label 1 is yellow where it was painted, and blue where it was predicted."""
 
 
 @dataclass(frozen=True)
@@ -189,13 +204,27 @@ def shown_box(layer: Any, dims: Any) -> Box:
 
 
 def layer_options(volume: Volume) -> dict[str, Any]:
-    """Return scale, translation and units with which a volume becomes a layer: µm where the voxel size is known."""
+    """Return names of axes, scale, translation and units of a volume's layer: µm where the voxel size is known."""
     known = volume.voxel_size_um is not None
     return {
+        "axis_labels": AXIS_NAMES,
         "scale": volume.voxel_size_um or (1.0, 1.0, 1.0),
         "translate": volume.origin_um if known else (0.0, 0.0, 0.0),
         "units": ("micrometer",) * 3 if known else ("pixel",) * 3,
     }
+
+
+def label_colours(seed: float) -> Any:
+    """Return a napari colour map for labels, whose first colours are bright enough for a dark image.
+
+    Parameters
+    ----------
+    seed
+        `PAINTED` or `PREDICTED`, so that the two are told apart where they overlap, also by the colour-blind.
+    """
+    from napari.utils.colormaps import label_colormap
+
+    return label_colormap(49, seed=seed)
 
 
 def unique_name(name: str, layers: Mapping[str, Any] | Sequence[Any]) -> str:

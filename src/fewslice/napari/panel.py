@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QLabel, QTabWidget, QVBoxLayout, QWidget
 
 from fewslice.napari.annotate_tab import AnnotateTab
@@ -71,6 +71,8 @@ class Panel:
         self.message = QLabel("Open an image, or File > Open Sample > fewslice, then begin an annotation.")
         self.message.setWordWrap(True)
         self.message.setObjectName("fewslice message")
+        self.message.setMinimumHeight(2 * self.message.fontMetrics().lineSpacing() + 10)  # no jump between messages
+        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)  # for a search, or a mail
         self.annotate = AnnotateTab(self)
         self.train = TrainTab(self)
         self.predict = PredictTab(self)

@@ -13,7 +13,7 @@ from fewslice.errors import FewsliceError, InputError
 from fewslice.napari import prediction, training
 from fewslice.napari.controls import button, chosen_layer, combo, note, offer_layers, path_row, row
 from fewslice.napari.jobs import Call, Command, fewslice_command, has_verb
-from fewslice.napari.layers import ImageSource, image_of, shown_box
+from fewslice.napari.layers import KEY, PREDICTED, ImageSource, image_of, label_colours, shown_box
 from fewslice.napari.prediction import NextPlane, View
 from fewslice.napari.readers import read_layers
 from fewslice.napari.workbench import Message
@@ -45,6 +45,7 @@ class PredictTab:
         self.planes: list[NextPlane] = []
         self._command: Command | None = None
         self._viewing = False
+        self._counted: tuple[Path, Path | str | None] | None = None
         self._scratch = TemporaryDirectory(prefix="fewslice", ignore_cleanup_errors=True)
         run_row, self.run = path_row("A run folder whose training has finished.", folder=True, title="Run folder")
         self.image = combo("The image that is predicted.")
@@ -75,6 +76,11 @@ class PredictTab:
         self.cancel_button = button("Cancel", "Stop; blocks that are done stay, and the same goes on with them.",
                                     panel.guarded(self.cancel))  # fmt: skip
         self.cancel_button.setEnabled(False)
+        inside.addWidget(
+            button("Find and count objects",
+                   "In the whole volume that was predicted last, or that is selected: parts it into objects and writes "
+                   "a table of them, OUT.objects.csv.", panel.guarded(self.count))
+        )  # fmt: skip
         inside.addWidget(row(self.bar, self.cancel_button))
         ahead = QGroupBox("Next plane to annotate")
         below = QVBoxLayout(ahead)
@@ -196,6 +202,7 @@ class PredictTab:
         output = prediction.free_output(image, folder)
         arguments = prediction.volume_arguments(run, image, source, output, self.panel.train.device.currentText())
         self._begin(arguments, lambda done: self._predicted(done, output))
+        self._counted = output, image if source is None or source.axes is None else None  # measure reads known axes
         self.panel.say(Message(f"Predicting into {output}"))
 
     def _begin(self, arguments: list[str], end: Any) -> None:
@@ -228,16 +235,77 @@ class PredictTab:
         if done.exit_code not in (0, 3):
             raise FewsliceError(f"the prediction ended: {done.complaint()}")
         viewer = self.panel.viewer
+        for layer in viewer.layers:  # it would hide what it is about to be compared with
+            if layer.name.startswith(VIEW):
+                layer.visible = False
         for data, options, kind in read_layers(str(output)):
             if kind == "labels":
-                viewer.add_labels(data, **options)
+                viewer.add_labels(data, **options | {"colormap": label_colours(PREDICTED), "opacity": 0.5})
             else:
                 viewer.add_image(
                     data, **options | {"visible": False, "blending": "additive", "contrast_limits": (0, 255)}
                 )
         if done.exit_code == 3:
             raise FewsliceError(f"{output} is there but for some blocks: {done.complaint()}")
-        self.panel.say(Message(f"Predicted {output}"))
+        self.panel.say(Message(f"Predicted {output}; next: Find and count objects"))
+
+    def count(self) -> None:
+        """Find the objects of the prediction that is selected, else of the last one, measure and show them.
+
+        Raises
+        ------
+        InputError
+            If there is no prediction of a whole volume, or its objects are being corrected.
+        """
+        layer = self.panel.viewer.layers.selection.active
+        metadata = getattr(layer, "metadata", {})
+        selected = prediction.store_of(metadata.get(KEY, {}).get("path"))
+        last, image = self._counted or (None, None)
+        store = selected or last
+        if store is None or not store.exists():
+            raise InputError(
+                "no whole volume was predicted yet; press Whole volume first, or select a prediction's layer"
+            )
+        labels = store / "labels" / "instances"
+        edited = [la for la in self.panel.bench.sessions if la.metadata.get(KEY, {}).get("path") == str(labels)]
+        if edited:
+            raise InputError(
+                f"the objects of {store} are being corrected; save them, then fewslice measure counts them"
+            )
+        segment, measure = prediction.count_arguments(store, image if store == last else None)
+
+        def measured(done: Command) -> None:
+            if self._went(done, f"objects of {store} were found, but the measurement"):
+                self.panel.say(Message(prediction.counts_text(store)))
+
+        def segmented(done: Command) -> None:
+            if self._went(done, "the search for objects"):
+                self._show_objects(labels)
+                self._begin(measure, measured)
+
+        self._begin(segment, segmented)
+        self.panel.say(Message(f"Looking for objects in {store}"))
+
+    def _went(self, done: Command, what: str) -> bool:
+        """Whether a command came to its end; if it was stopped, say so."""
+        if done.cancelled:
+            self.panel.say(Message("Stopped; the same button goes on with what is done"))
+            return False
+        if done.exit_code != 0:
+            raise FewsliceError(f"{what} ended: {done.complaint()}")
+        return True
+
+    def _show_objects(self, labels: Path) -> None:
+        """Open the objects in place of the segmentation, which they part."""
+        viewer = self.panel.viewer
+        for layer in list(viewer.layers):
+            place = layer.metadata.get(KEY, {}).get("path")
+            if place == str(labels):
+                viewer.layers.remove(layer)
+            elif place == str(labels.with_name("segmentation")):
+                layer.visible = False
+        for data, options, _ in read_layers(str(labels)):
+            viewer.add_labels(data, **options)
 
     def _predict_file(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self.widget, "Image to predict")

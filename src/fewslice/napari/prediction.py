@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fewslice import io
 from fewslice.annotation import AXIS_NAMES
-from fewslice.errors import InputError
+from fewslice.errors import FewsliceError, InputError
 from fewslice.geometry import Box
 from fewslice.napari.layers import ImageSource
 from fewslice.volume import Volume
@@ -25,6 +25,8 @@ __all__ = [
     "NextPlane",
     "Opened",
     "View",
+    "count_arguments",
+    "counts_text",
     "cut_out",
     "free_output",
     "model_folder",
@@ -33,6 +35,7 @@ __all__ = [
     "predicted_view",
     "segment_arguments",
     "stage_model",
+    "store_of",
     "view_arguments",
     "volume_arguments",
 ]
@@ -153,6 +156,34 @@ def view_arguments(model: Opened, view: View) -> list[str]:
 def segment_arguments(view: View) -> list[str]:
     """Return the arguments of ``fewslice`` that draw the contours in a predicted cut-out."""
     return ["segment", str(view.output), "--segmenter", "contours"]
+
+
+def store_of(path: Path | str | None) -> Path | None:
+    """Return the prediction on this disk that a file is, or is labels of; None if it is neither."""
+    if path is None or io.is_address(path):
+        return None
+    place = Path(path)
+    store = place.parent.parent if place.parent.name == "labels" else place
+    try:
+        return store if "model_hash" in io.open_volume(store).attributes else None
+    except FewsliceError:
+        return None
+
+
+def count_arguments(store: Path, image: Path | str | None) -> list[list[str]]:
+    """Return the arguments of ``fewslice`` that find the objects of a prediction, and then those that measure them."""
+    measured = ["measure", str(store), "--overwrite"]
+    return [["segment", str(store)], measured if image is None else [*measured, "--image", str(image)]]
+
+
+def counts_text(store: Path) -> str:
+    """Say what ``fewslice measure`` has counted in a prediction, and where its table is."""
+    stem = store.name.removesuffix(".ome.zarr")
+    found = json.loads(store.with_name(f"{stem}.objects.json").read_text(encoding="utf-8"))
+    return (
+        f"{found['objects']} objects, of which {found['counted']} count; the others touch the last plane, row or "
+        f"column. Their table is {stem}.objects.csv; correct them in the tab Proofread"
+    )
 
 
 def volume_arguments(run: Path, image: Path | str, source: ImageSource | None, output: Path, device: str) -> list[str]:

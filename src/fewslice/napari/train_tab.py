@@ -40,6 +40,7 @@ __all__ = ["TrainTab"]
 
 _KINDS = {"as the values say": None, "classes": "classes", "instances": "instances"}
 _CURVE = (300, 110)
+_NONE, _FROM_DATA = "null", "automatic"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class TrainTab:
         self.budget.setValue(30)
         self.budget.setToolTip("Minutes: of the whole training. Steps: of each of its stages.")
         self.unit = combo("Minutes of the whole training, or steps of each stage.", ["minutes", "steps"])
+        self.unit.currentTextChanged.connect(lambda unit: self.budget.setDecimals(int(unit == "minutes")))
         self.device = combo("Where to compute.", ["auto", "cpu", "cuda", "mps"])
         self.preview = QCheckBox("Preview")
         self.preview.setToolTip("Predict what is on the canvas each time a stage has finished.")
@@ -158,6 +160,7 @@ class TrainTab:
             self._add_setting(setting, given.get(setting.key, setting.default))
 
     def _add_setting(self, setting: Setting, value: str) -> None:
+        default = _FROM_DATA if setting.default == _NONE else setting.default
         if setting.choices:
             box = combo(setting.meaning, setting.choices)
             box.setMinimumContentsLength(5)
@@ -168,8 +171,9 @@ class TrainTab:
                 )
             field: QLineEdit | QComboBox = box
         else:
-            field = QLineEdit(value)
-        tip = "<qt>" + f"{setting.key}: {setting.meaning} Default: {setting.default}".replace("<", "&lt;") + "</qt>"
+            field = QLineEdit("" if value == _NONE else value)
+            field.setPlaceholderText(default)
+        tip = "<qt>" + f"{setting.key}: {setting.meaning} Default: {default}".replace("<", "&lt;") + "</qt>"
         section, _, name = setting.key.rpartition(".")
         if section != self._section:
             self._settings_form.addRow(note(f"<b>{section}</b>"))
@@ -177,7 +181,7 @@ class TrainTab:
         label = QLabel(name)
         for widget in (label, field):
             widget.setToolTip(tip)
-        field.setMinimumWidth(115)
+        field.setMinimumWidth(150)
         self._settings_form.addRow(label, field)
         self._fields[setting.key] = (setting, field)
 
@@ -199,7 +203,7 @@ class TrainTab:
         """Return the settings that differ from their defaults."""
         out = {}
         for key, (setting, field) in self._fields.items():
-            value = field.currentText() if isinstance(field, QComboBox) else field.text().strip()
+            value = field.currentText() if isinstance(field, QComboBox) else field.text().strip() or setting.default
             if value != setting.default:
                 out[key] = value
         return out
@@ -329,7 +333,7 @@ class TrainTab:
         run = running.place / "RUN"
         if done.exit_code == 0:
             self.bar.setValue(self.bar.maximum())
-            self.status.setText(f"Trained. {self._score()}")
+            self.status.setText(f"Trained. {self._score() or 'There was nothing held out to score it on.'}")
             self.panel.predict.run.setText(str(run))
             self.panel.say(Message(f"Trained {run}; predict with it in the tab Predict"))
             if self.preview.isChecked():

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewslice import io
+from fewslice.annotation import AXIS_NAMES
 from fewslice.errors import DiskError, FewsliceError, InputError
 from fewslice.geometry import Box
 from fewslice.napari import proofreading
@@ -24,10 +25,13 @@ from fewslice.napari.edits import EditedArray, Stroke
 from fewslice.napari.filling import Filled, gap_of, stroke_of
 from fewslice.napari.layers import (
     KEY,
+    PAINTED,
+    PREDICTED,
     ImageSource,
     check_labels,
     displayed_plane,
     image_of,
+    label_colours,
     labels_of,
     unique_name,
 )
@@ -47,6 +51,13 @@ class Message:
 
     text: str
     problem: bool = False
+
+
+def _named(labels: list[int]) -> str:
+    """Name objects in a sentence, the first few of many."""
+    listed = ", ".join(str(n) for n in labels[:6])
+    more = f" and {len(labels) - 6} more" if len(labels) > 6 else ""
+    return f"object{'s' if len(labels) > 1 else ''} {listed}{more}"
 
 
 @dataclass(frozen=True)
@@ -141,9 +152,17 @@ class Workbench:
         session = open_annotation(folder, source.volume, None if start is None else labels_of(start))
         layer = self.viewer.add_labels(
             session.labels, name=unique_name(f"{image.name} annotation", list(self.viewer.layers)),
-            scale=source.scale, translate=source.translate, units=source.units,
+            scale=source.scale, translate=source.translate, units=source.units, axis_labels=AXIS_NAMES,
+            colormap=label_colours(PAINTED),
         )  # fmt: skip
         self._bind(layer, session)
+        if not session.notes:
+            self.say(
+                Message(
+                    "Paint the cells of a plane, then mark it as done (Alt+D). Every stroke is on disk at once, in "
+                    f"{session.folder}"
+                )
+            )
         return layer
 
     def proofread(self, labels: Any) -> None:
@@ -376,6 +395,7 @@ class Workbench:
         names = sorted(self.chosen.get(layer, ()))
         stroke = proofreading.merge(self.session_of(layer).labels, self.table(layer), names)
         self._apply(layer, stroke, "merge")
+        self.say(Message(f"Merged {_named(names)} into {names[0]}"))
         self.chosen[layer] = {names[0]}
         self.changed()
 
@@ -383,6 +403,7 @@ class Workbench:
         """Make the objects that are chosen background."""
         names = sorted(self.chosen.get(layer, ()))
         self._apply(layer, proofreading.delete(self.session_of(layer).labels, self.table(layer), names), "delete")
+        self.say(Message(f"Deleted {_named(names)}"))
         self.chosen[layer] = set()
         self.changed()
 
@@ -407,6 +428,8 @@ class Workbench:
         tool = self.viewer.layers[what]
         self.viewer.layers.selection.active = tool
         tool.mode = "add" if what == SEEDS else "add_path"
+        how = "Click on each part of the object" if what == SEEDS else "Draw a line right across the object"
+        self.say(Message(f"{how}, then split it (Alt+K)"))
 
     def split(self, layer: Any) -> None:
         """Split the object under the seeds, or under the line, whichever were drawn; then remove them.
@@ -429,6 +452,8 @@ class Workbench:
             corners = self._voxels(layer, drawn[CUT], drawn[CUT].data[-1])
             stroke = proofreading.split_by_line(session.labels, objects, corners, axis)
         self._apply(layer, stroke, "split")
+        parts = sorted({int(n) for n in np.unique(stroke.new)} - set(objects))
+        self.say(Message(f"Split; new: {_named(parts)}"))
         for tool in tools.values():
             self.viewer.layers.remove(tool)
         self.viewer.layers.selection.active = layer
@@ -491,8 +516,9 @@ class Workbench:
         if name in self.viewer.layers:
             self.viewer.layers.remove(self.viewer.layers[name])
         return self.viewer.add_labels(
-            values, name=name, scale=source.scale, translate=start, units=source.units, opacity=0.5
-        )
+            values, name=name, scale=source.scale, translate=start, units=source.units, axis_labels=AXIS_NAMES,
+            opacity=0.5, colormap=label_colours(PREDICTED),
+        )  # fmt: skip
 
     def image_under(self, layer: Any) -> Any:
         """Return the Image layer that a layer with a session was made on: the first that fits.

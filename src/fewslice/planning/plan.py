@@ -40,6 +40,8 @@ __all__ = ["WORTH", "Budget", "advice", "budget", "document", "extrapolated", "m
 WORTH = 0.01
 """More planes are advised when together they should raise Dice by at least this much."""
 _WINDOWS_PER_PLANE = 2
+_UNSURE = 0.15
+"""Where a training's Dice is not known better than this (half an interval), the prior decides what more would bring."""
 
 
 def make_plan(
@@ -343,6 +345,11 @@ def advice(found: Budget, planes: Sequence[dict[str, Any]]) -> str:
     gain, label = found.gain, "1 more plane" if found.more == 1 else f"{found.more} more planes"
     half = (gain.high - gain.low) / 2
     said = f"{label} should bring {gain.mean:+.3f} ± {half:.3f} Dice to the {found.now.mean:.2f} of a short training"
+    if (found.now.high - found.now.low) / 2 > _UNSURE:
+        return (
+            f"What more planes would bring cannot be said: trainings of {found.steps} steps differ too much "
+            f"(Dice {found.now.low:.2f} to {found.now.high:.2f}). Give it more --minutes. To go on, annotate {where}."
+        )
     if gain.high < WORTH:
         return (
             f"{said}, less than {WORTH:g}: more planes of this kind seem hardly worth their time. Before you stop, "

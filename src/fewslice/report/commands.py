@@ -27,7 +27,7 @@ def commands_of(run: Run) -> list[str]:
     if isinstance(command, list) and command:
         lines = [[str(part) for part in command]]
     if run.plan:
-        lines.append(["fewslice", "plan", str(run.path)])
+        lines.append(["fewslice", "plan", str(run.path), *_plan(run.plan)])
     for line in run.results:
         if line.get("kind") == "prediction":
             lines += _prediction(run, line)
@@ -35,6 +35,12 @@ def commands_of(run: Run) -> list[str]:
             lines.append(_evaluation(line))
     lines.append(["fewslice", "report", str(run.path)])
     return list(dict.fromkeys(shlex.join(parts) for parts in lines))
+
+
+def _plan(plan: Mapping[str, Any]) -> list[str]:
+    """Return how many planes were asked for, and the steps that minutes were turned into."""
+    parts = ["--planes", str(len(plan["next_planes"]))] if plan.get("next_planes") else []
+    return [*parts, "--steps", str(plan["steps"])] if plan.get("steps") else parts
 
 
 def _prediction(run: Run, line: Mapping[str, Any]) -> list[list[str]]:

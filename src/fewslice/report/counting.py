@@ -11,7 +11,7 @@ import numpy as np
 from fewslice.report import figures
 from fewslice.report.content import Arm, Case
 from fewslice.report.palette import arm_colour
-from fewslice.report.wording import significant, thousands
+from fewslice.report.wording import density_unit, significant, thousands
 
 __all__ = ["counts_view"]
 
@@ -25,23 +25,27 @@ def counts_view(case: Case, figure: Path) -> dict[str, Any] | None:
     if not arms:
         return None
     measured = [(i, arm) for i, arm in arms if arm.objects and arm.objects.summary]
-    rows = [row for i, arm in arms for row in _rows(arm, i)]
     summaries = [arm.objects.summary for _, arm in measured if arm.objects]
+    unit, factor = density_unit(max((float(s.get("density_per_mm3") or 0) for s in summaries), default=0))
+    rows = [row for i, arm in arms for row in _rows(arm, i, factor)]
     return {
         "case": case,
         "rows": rows,
+        "unit": unit,
         "expected": any(row["expected"] for row in rows),
         "rules": list(dict.fromkeys(str(s["border_rule"]) for s in summaries if s.get("border_rule"))),
         "intervals": list(dict.fromkeys(str(s["interval"]) for s in summaries if s.get("interval"))),
-        "volumes": list(dict.fromkeys(significant(s["volume_mm3"]) for s in summaries if s.get("volume_mm3"))),
-        "regions": [_regions(arm) for _, arm in measured if arm.objects and arm.objects.summary.get("by_region")],
+        "volumes": list(dict.fromkeys(significant(s["volume_mm3"] / factor) for s in summaries if s.get("volume_mm3"))),
+        "regions": [
+            _regions(arm, factor) for _, arm in measured if arm.objects and arm.objects.summary.get("by_region")
+        ],
         "sizes": [row for i, arm in measured if (row := _sizes(arm, i))],
         "picture": _figure(measured, figure),
         "unmeasured": [arm.prediction.name for _, arm in arms if arm.objects and not arm.objects.summary],
     }
 
 
-def _rows(arm: Arm, index: int) -> list[dict[str, Any]]:
+def _rows(arm: Arm, index: int, factor: float) -> list[dict[str, Any]]:
     """Return a row for all objects and, where there are several classes, one for each."""
     objects = arm.objects
     assert objects is not None
@@ -51,13 +55,14 @@ def _rows(arm: Arm, index: int) -> list[dict[str, Any]]:
     found = [{"class": None, **objects.summary}]
     by_class = objects.summary.get("by_class") or []
     found += by_class if len(by_class) > 1 else []
-    return [base | _row(entry) for entry in found]
+    return [base | _row(entry, factor) for entry in found]
 
 
 _NOTHING = {"expected": "", "density": "–", "density_interval": ""}
 
 
-def _row(entry: dict[str, Any]) -> dict[str, Any]:
+def _row(entry: dict[str, Any], factor: float) -> dict[str, Any]:
+    density = entry.get("density_per_mm3")
     around, dense = entry.get("interval95"), entry.get("density_interval95")
     return {
         "what": "all" if entry["class"] is None else f"class {entry['class']}",
@@ -66,17 +71,22 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
         "expected": ""
         if around is None
         else f"{significant(entry['expected'])} ({thousands(around[0])} to {thousands(around[1])})",
-        "density": significant(entry.get("density_per_mm3")),
-        "density_interval": "" if dense is None else f"{significant(dense[0])} to {significant(dense[1])}",
+        "density": significant(None if density is None else density * factor),
+        "density_interval": ""
+        if dense is None
+        else f"{significant(dense[0] * factor)} to {significant(dense[1] * factor)}",
     }
 
 
-def _regions(arm: Arm) -> dict[str, Any]:
+def _regions(arm: Arm, factor: float) -> dict[str, Any]:
     assert arm.objects is not None
     rows = arm.objects.summary["by_region"]
     shown = [
-        {"region": "outside" if r["region"] == 0 else r["region"], "volume": significant(r["volume_um3"] * 1e-9)}
-        | _row({"class": None, **r})
+        {
+            "region": "outside" if r["region"] == 0 else r["region"],
+            "volume": significant(r["volume_um3"] * 1e-9 / factor),
+        }
+        | _row({"class": None, **r}, factor)
         for r in rows[:_MOST_REGIONS]
     ]
     return {"name": arm.name, "rows": shown, "more": max(0, len(rows) - _MOST_REGIONS)}

@@ -408,8 +408,9 @@ def isosurface_panel(
     shades = list(colours or [TRUTH, *(arm_colour(i) for i in range(len(meshes) - 1))])
     width = min(2.4, 9.5 / len(meshes))
     with mpl.rc_context(_STYLE):
-        figure = _canvas((width * len(meshes), width * 0.92 + 0.25))
         rotation = _view(azimuth_degrees, elevation_degrees)
+        tallest = max(float(high / wide) for wide, high in (np.ptp(_corners(m, rotation), axis=0) for m in meshes))
+        figure = _canvas((width * len(meshes), width * min(tallest, 1.6) + 0.25))
         for index, (mesh, title, shade) in enumerate(zip(meshes, titles, shades, strict=True)):
             axes = figure.add_subplot(1, len(meshes), index + 1)
             _draw_mesh(axes, mesh, rotation, shade)
@@ -438,13 +439,20 @@ def _view(azimuth: float, elevation: float) -> NDArray[np.float64]:
     return np.stack([right, np.cross(towards, right), towards])
 
 
+def _corners(mesh: Mesh, rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where the corners of the volume are seen: (8, 2), right and up, corner i having the bits of x, y and z."""
+    z, y, x = mesh.extent_um
+    corners = np.array([(a, b, c) for c in (0, -z) for b in (0, -y) for a in (0, x)], dtype=float)
+    seen: NDArray[np.float64] = (corners @ rotation.T)[:, :2]
+    return seen
+
+
 def _draw_mesh(axes: Axes, mesh: Mesh, rotation: NDArray[np.float64], colour: str) -> None:
     """Paint the faces that look at the viewer, far ones first, and the edges of the volume behind them."""
-    z, y, x = mesh.extent_um
-    corners = np.array([(a, b, c) for c in (0, -z) for b in (0, -y) for a in (0, x)], dtype=float) @ rotation.T
+    corners = _corners(mesh, rotation)
     pairs = [(i, j) for i in range(8) for j in range(i) if (i ^ j) in (1, 2, 4)]
-    axes.add_collection(LineCollection([corners[[i, j], :2] for i, j in pairs], colors="#c3c7cf", linewidths=0.6))
-    low, high = corners[:, :2].min(axis=0), corners[:, :2].max(axis=0)
+    axes.add_collection(LineCollection([corners[[i, j]] for i, j in pairs], colors="#c3c7cf", linewidths=0.6))
+    low, high = corners.min(axis=0), corners.max(axis=0)
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(low[1], high[1])
     axes.set_aspect("equal")

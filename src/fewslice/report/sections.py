@@ -14,7 +14,7 @@ from fewslice.report.cases import DrawnCase
 from fewslice.report.commands import commands_of
 from fewslice.report.content import Content, Run
 from fewslice.report.palette import arm_colour
-from fewslice.report.wording import duration, interval, number, ranges, significant, thousands
+from fewslice.report.wording import density_unit, duration, interval, number, ranges, significant, thousands
 
 __all__ = ["checks_view", "contents", "data_sets", "notices", "plan_view", "run_view", "tiles"]
 
@@ -223,7 +223,9 @@ def tiles(content: Content) -> list[dict[str, str]]:
     counted = next((arm for arm in arms if arm.objects and arm.objects.summary), None)
     if counted is not None and counted.objects is not None:
         summary = counted.objects.summary
-        density = f"{significant(summary.get('density_per_mm3'))} per mm³"
+        dense = summary.get("density_per_mm3")
+        unit, factor = density_unit(dense or 0.0)
+        density = "" if dense is None else f"{significant(dense * factor)} per {unit}"
         out.insert(min(2, len(out)), _tile(thousands(summary["counted"]), "objects counted", counted.name, density))
     run = content.runs[0]
     annotated = sum(len(s.trained) + len(s.held_out) for s in run.samples)

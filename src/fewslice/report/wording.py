@@ -6,9 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["by", "duration", "interval", "number", "percent", "ranges", "share", "significant", "thousands"]
+__all__ = [
+    "by",
+    "density_unit",
+    "duration",
+    "interval",
+    "number",
+    "percent",
+    "ranges",
+    "share",
+    "significant",
+    "thousands",
+]
 
 _MOST_RANGES = 16
+_FINE_PER_MM3 = 1e7
 
 
 def number(value: float | None) -> str:
@@ -26,6 +38,14 @@ def significant(value: float | None, digits: int = 3) -> str:
         return f"{value:.{digits}g}"
     step = 10 ** (math.floor(math.log10(abs(value))) + 1 - digits)
     return thousands(round(value / step) * step)
+
+
+def density_unit(highest_per_mm3: float) -> tuple[str, float]:
+    """Choose the unit of densities by the highest: its name, and what a density per mm³ is multiplied by.
+
+    Cells are counted per mm³; of what electron microscopy shows that would be thousands of millions.
+    """
+    return ("µm³", 1e-9) if highest_per_mm3 >= _FINE_PER_MM3 else ("mm³", 1.0)
 
 
 def interval(found: Mapping[str, Any] | None) -> str:
