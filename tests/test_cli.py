@@ -34,6 +34,14 @@ def test_every_command_shows_an_example_with_options_that_it_has(verb: str) -> N
     assert "--json" in known or verb == "demo"
 
 
+def test_the_list_of_commands_cuts_no_description_off() -> None:
+    with GROUP.make_context("fewslice", [], resilient_parsing=True) as context:
+        listed = " ".join(GROUP.get_help(context).split()).partition(" Commands: ")[2]
+    assert "..." not in listed and "as ONNX or as a bioimage.io package" in listed
+    for verb, command in GROUP.commands.items():
+        assert f"{verb} {command.short_help}" in listed and command.short_help.endswith(".")
+
+
 def test_json_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     io.save_volume(tmp_path / "a.tif", Volume.from_array(np.zeros((2, 8, 8), np.uint8), (1, 1, 1)))
     with pytest.raises(SystemExit) as ended:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -162,6 +163,30 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot be written to"):
         open_annotation(tmp_path / "file" / "a", image())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders of Windows have other rights")
+def test_a_read_only_folder_is_said_and_stays_as_it_is():
+    with TemporaryDirectory() as place:
+        folder = Path(place) / "a"
+        session = open_annotation(folder, image())
+        painted(session)
+        session.close()
+        before = (folder / NAME).read_bytes()
+        Path(place).chmod(0o755)
+        for path in (*folder.iterdir(), folder):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        root = os.geteuid() == 0
+        if root:  # who may write everywhere
+            os.seteuid(65534)
+        try:
+            with pytest.raises(InputError, match="cannot be written to"):
+                open_annotation(folder, image())
+        finally:
+            if root:
+                os.seteuid(0)
+            folder.chmod(0o755)
+        assert (folder / NAME).read_bytes() == before
 
 
 def test_a_full_disk_is_said_and_the_stroke_stays(tmp_path, monkeypatch):

@@ -8,7 +8,9 @@ object per event otherwise.
 from __future__ import annotations
 
 import errno
+import re
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -23,6 +25,12 @@ from fewslice.errors import FewsliceError
 __all__ = ["app", "main"]
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _short(verb: Callable[..., None]) -> str:
+    """Return what the list of commands says of one: the first clause of its description, never cut off."""
+    return re.split(r"(?:;|\.) |\.$", " ".join((verb.__doc__ or "").split()))[0] + "."
+
 
 app = typer.Typer(
     name="fewslice",
@@ -39,7 +47,7 @@ for verb in (
     *(info, convert, simulate, export),
     *(demo, doctor),
 ):
-    app.command()(verb)
+    app.command(short_help=_short(verb))(verb)
 
 
 def main(arguments: list[str] | None = None) -> None:

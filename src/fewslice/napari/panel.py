@@ -71,7 +71,7 @@ class Panel:
         self.message = QLabel("Open an image, or File > Open Sample > fewslice, then begin an annotation.")
         self.message.setWordWrap(True)
         self.message.setObjectName("fewslice message")
-        self.message.setMinimumHeight(2 * self.message.fontMetrics().lineSpacing() + 10)  # no jump between messages
+        self.message.setMinimumHeight(3 * self.message.fontMetrics().lineSpacing() + 10)  # no jump between messages
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)  # for a search, or a mail
         self.annotate = AnnotateTab(self)
         self.train = TrainTab(self)

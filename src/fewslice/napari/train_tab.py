@@ -94,6 +94,7 @@ class TrainTab:
         self._settings_form = QFormLayout(self._settings)
         self._settings_form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         self._settings_form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self._settings_form.setContentsMargins(4, 4, 4, 4)
         self._section = ""
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
@@ -107,6 +108,7 @@ class TrainTab:
         form.addRow("Device", row(self.device, self.preview))
         settings = QGroupBox("Settings")
         inside = QVBoxLayout(settings)
+        inside.setContentsMargins(2, 2, 2, 2)
         inside.addWidget(scroll)
         self.train_button = button("Train", "Save the annotation and train on the planes that are done.",
                                    panel.guarded(self.train))  # fmt: skip
