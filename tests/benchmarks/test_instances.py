@@ -51,7 +51,7 @@ def test_memory_that_grows_is_seen() -> None:
 
     def line(larger: float) -> bool | None:
         results = []
-        for gib, peak in ((0.25, 1.0), (2.0, larger)):
+        for gib, peak in ((0.25, 1.0), (2.0, 1.0), (16.0, larger)):
             cell = scaling._cell(gib, 0, arm="verbs")
             scores = {f"{verb}_peak_gib": peak for verb in ("predict", "segment", "measure", "mesh")}
             results.append({"cell": cell.identity, "scores": scores})
