@@ -22,7 +22,10 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def light_model(folder: Path, *, features: int = 4, depth: int = 2, channels: int = 1, steps: int = 40) -> None:
-    """Save a 3D U-Net that has learned for some seconds to tell blobs from noise, the same in all channels."""
+    """Save a 3D U-Net that has learned for some seconds to tell blobs from noise, the same in all channels.
+
+    Without `steps` it is untrained, and knows of no intensity below which there is nothing.
+    """
     import numpy as np
     import torch
 
@@ -49,7 +52,7 @@ def light_model(folder: Path, *, features: int = 4, depth: int = 2, channels: in
         class_values=(1,),
         voxel_size_um=VOXEL_SIZE_UM,
         halo=(4, 8, 8),
-        signal=(90.0,) * channels,
+        signal=(90.0,) * channels if steps else None,
     ).save(folder)
 
 
@@ -67,8 +70,9 @@ def sparse_volume(
         path, shape=shape, channel_names=names, voxel_size_um=VOXEL_SIZE_UM, chunks=_CHUNK, dtype=dtype
     )
     rng = np.random.default_rng(0)
-    some = [blobs_on_noise(rng, _CHUNK)[0].astype(dtype) for _ in range(4)]
-    for number, block in enumerate(BlockGrid(store.shape, store.unit, (0, 0, 0), (1, 1, 1))):
+    grid = BlockGrid(store.shape, store.unit, (0, 0, 0), (1, 1, 1))
+    some = [blobs_on_noise(rng, _CHUNK)[0].astype(dtype) for _ in range(min(4, -(-len(grid) // every)))]
+    for number, block in enumerate(grid):
         if number % every == 0:
             image = some[number // every % len(some)][tuple(slice(0, n) for n in block.write.shape)]
             store.write(block.write, np.broadcast_to(image, (channels, *image.shape)))

@@ -17,7 +17,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command in a folder with a model and an image; return exit code, output and complaints."""
-    light_model(tmp_path / "model")
+    light_model(tmp_path / "model", steps=0)
     sparse_volume(tmp_path / "image.ome.zarr", (16, 64, 64), every=1)
     monkeypatch.chdir(tmp_path)
 
