@@ -289,17 +289,12 @@ def _cuboids(start: Sequence[int], stop: Sequence[int], counts: Sequence[int]) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-
-    def every(arguments: argparse.Namespace) -> list[Cell]:
-        return [cell for quick in (False, True) for cell in plan(argparse.Namespace(quick=quick))]
-
     return runner.main(
         argv,
         benchmark="blocks",
         description="Independence of the result from blocks and workers; very many objects.",
         plan=plan,
         function=run_cell,
-        every=every,
     )
 
 

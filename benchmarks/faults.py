@@ -352,12 +352,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and print the table; exit code 1 when something was lost."""
-
-    def every(arguments: argparse.Namespace) -> list[Cell]:
-        return [
-            cell for quick in (False, True) for cell in plan(argparse.Namespace(**{**vars(arguments), "quick": quick}))
-        ]
-
     code = runner.main(
         argv,
         benchmark="faults",
@@ -365,7 +359,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan=plan,
         function=run_cell,
         options=_options,
-        every=every,
         flags=lambda arguments: f" --draws {arguments.draws}" if arguments.draws > 1 else "",
     )
     parser = argparse.ArgumentParser(add_help=False)

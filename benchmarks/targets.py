@@ -427,8 +427,7 @@ def _scaling(series: Series) -> list[Outcome]:
         times = scores.get(f"monai_{overlap}_times_ours")
         promised = overlap == "0.5"
         lost = scores[f"monai_{overlap}_dice"] - scores["ours_dice"] if times is not None else 0.0
-        good = times is not None and (not promised or (times >= 4 and lost <= 0.002))
-        reached = good if times is not None else None
+        reached = None if times is None else not promised or (times >= 4 and lost <= 0.002)
         what = f"voxels per processor second over those of MONAI's sliding window at overlap {overlap}, the same U-Net"
         target = "≥ 4, Dice at most 0.002 below" if promised else "to be reported"
         text = f"{times:.2f}, Dice {-lost:+.4f}" if times is not None else "–"
