@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fewslice.errors import DiskError
-from fewslice.files import append_line, write_atomic
+from fewslice.files import append_line, is_unfinished, making_folder, write_atomic
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:
@@ -55,3 +55,25 @@ def test_atomic_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
             write_atomic(tmp_path / "file", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_folder_appears_whole_under_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "above" / "OUT.ome.zarr"
+    with making_folder(path) as place:
+        assert place.name == path.name and not path.exists()
+        place.mkdir()
+        (place / "file").write_text("all of it")
+        assert [is_unfinished(p) for p in path.parent.iterdir()] == [True], "a kill here leaves what is known as such"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert (path / "file").read_text() == "all of it"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(OSError(errno.ENOSPC, "No space left on device"), DiskError), (KeyError("k"), KeyError)]
+)
+def test_a_folder_that_fails_leaves_nothing(error: Exception, raised: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(raised), making_folder(tmp_path / "OUT") as place:
+        place.mkdir()
+        (place / "file").write_text("half")
+        raise error
+    assert not list(tmp_path.iterdir())

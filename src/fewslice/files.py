@@ -23,6 +23,7 @@ __all__ = [
     "checksum",
     "disk_error",
     "is_unfinished",
+    "making_folder",
     "remove_folder",
     "replacing",
     "write_atomic",
@@ -66,6 +67,36 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         place.replace(path)
     except BaseException as error:
         place.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, FewsliceError):
+            raise disk_error(error, path) from error
+        raise
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """Yield a place to make a folder in; it is renamed to `path` when the block ends, and removed if it fails.
+
+    The place has the name of `path`, which may go into what is written, and lies in a folder beside it.
+
+    Parameters
+    ----------
+    path
+        The folder to make, which must not exist. Those above it are made if need be.
+
+    Raises
+    ------
+    DiskError
+        If the disk is full or refuses the write.
+    """
+    folder = beside(path)
+    place = folder / path.name
+    try:
+        folder.mkdir(parents=True)
+        yield place
+        place.replace(path)
+        folder.rmdir()
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError) and not isinstance(error, FewsliceError):
             raise disk_error(error, path) from error
         raise

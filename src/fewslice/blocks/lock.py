@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fewslice.errors import InputError
-from fewslice.files import disk_error
+from fewslice.files import beside, disk_error
 
 __all__ = ["lock_of", "locked"]
 
@@ -136,7 +136,7 @@ def _state(pid: int) -> tuple[bool | None, str | None]:
 
 def _age_s(path: Path) -> float:
     """Return how long ago a lock was renewed, by the clock of the disk that it lies on."""
-    probe = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.part")
+    probe = beside(path)
     try:
         probe.write_bytes(b"")
         return probe.stat().st_mtime - path.stat().st_mtime
@@ -148,7 +148,7 @@ def _age_s(path: Path) -> float:
 
 def _break(path: Path, holder: dict[str, Any]) -> None:
     """Remove the lock of a process that is gone; one that another run has made meanwhile is put back."""
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.part")
+    aside = beside(path)
     with suppress(FileNotFoundError):
         path.rename(aside)
         if _holder(aside) != holder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ import numpy as np
 
 from fewslice import io
 from fewslice.blocks.record import existing_record, open_record
-from fewslice.errors import FewsliceError
-from fewslice.files import disk_error
+from fewslice.files import beside, disk_error, making_folder
 from fewslice.formats import ome_zarr
 from fewslice.geometry import Shape
 
@@ -70,20 +68,10 @@ def create_outputs(output: Path, contents: Contents, facts: Mapping[str, Any], k
     DiskError
         If the disk refuses the write; nothing is left.
     """
-    beside = _beside(output)
-    begun = beside / output.name
-    try:
-        _remove_leftovers(output)
-        beside.mkdir(parents=True)
+    _remove_leftovers(output)
+    with making_folder(output) as begun:
         create_store(begun, contents, facts)
         open_record(begun / ".fewslice", key, what=str(output))
-        begun.replace(output)
-        beside.rmdir()
-    except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, FewsliceError):
-            raise disk_error(error, output) from error
-        raise
 
 
 def create_store(place: Path, contents: Contents, facts: Mapping[str, Any]) -> None:
@@ -113,22 +101,20 @@ def remove_outputs(store: Path) -> None:
     """
     if existing_record(store / ".fewslice") is None:
         ome_zarr.check_overwrite(str(store))
-    beside = _beside(store)
+    aside = beside(store)
     try:
-        store.rename(beside)
-        shutil.rmtree(beside)
+        store.rename(aside)
+        shutil.rmtree(aside)
     except OSError as error:
         raise disk_error(error, store) from error
-
-
-def _beside(output: Path) -> Path:
-    return output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}.part")
 
 
 def _remove_leftovers(output: Path) -> None:
     """Remove what kills left of beginnings and removals of an output."""
     name = re.compile(rf"\.{re.escape(output.name)}(\.[0-9a-f]{{12}})?\.part")
-    if output.parent.is_dir():
-        for path in output.parent.iterdir():
+    try:
+        for path in output.parent.iterdir() if output.parent.is_dir() else ():
             if name.fullmatch(path.name) and path.is_dir():
                 shutil.rmtree(path)
+    except OSError as error:
+        raise disk_error(error, output) from error

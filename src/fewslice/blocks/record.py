@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from fewslice.errors import FewsliceError, InputError
-from fewslice.files import disk_error, write_atomic, write_json
+from fewslice.files import write_atomic, write_json
 from fewslice.geometry import Block, Box, Shape
 
-__all__ = ["Mark", "Record", "existing_record", "open_record"]
+__all__ = ["Mark", "Record", "existing_record", "is_finished", "open_record"]
 
 _DONE = ".done"
 
@@ -109,16 +109,7 @@ class Record:
         DiskError
             If the disk refuses.
         """
-        beside = self._written.with_name(f".{self._written.name}.part")
-        try:
-            with beside.open("w", encoding="utf-8") as stream:
-                for index in sorted(self.done()):
-                    stream.write(self._mark(index).read_text(encoding="utf-8"))
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(self._written)
-        except OSError as error:
-            raise disk_error(error, self._written) from error
+        write_atomic(self._written, (self._mark(index).read_text(encoding="utf-8") for index in sorted(self.done())))
         write_json(self.folder / "job.json", {"key": self.key, "finished": True})
         self.tidy()
 
@@ -196,6 +187,12 @@ def existing_record(folder: Path) -> Record | None:
     """Return the record that a folder holds, whatever its key, or None."""
     key = _job(folder).get("key")
     return None if key is None else Record(folder, str(key))
+
+
+def is_finished(folder: Path, key: str) -> bool:
+    """Whether a folder holds the record of a job of this key that was done; changes nothing."""
+    record = existing_record(folder)
+    return record is not None and record.key == key and record.finished
 
 
 def _index(name: str) -> Shape:

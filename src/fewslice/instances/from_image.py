@@ -21,7 +21,7 @@ from fewslice.blocks.lock import locked
 from fewslice.blocks.outputs import Contents, create_outputs, remove_outputs
 from fewslice.blocks.plan import choose_block, choose_chunk
 from fewslice.blocks.pyramid import write_pyramids
-from fewslice.blocks.record import existing_record, open_record
+from fewslice.blocks.record import is_finished, open_record
 from fewslice.errors import InputError
 from fewslice.geometry import Block, cover
 from fewslice.volume import Volume
@@ -96,8 +96,7 @@ def mask_image(
     def teller(name: str) -> Callable[[int, int], None] | None:
         return None if progress is None else lambda done, total: progress(name, done, total)
 
-    begun = existing_record(marks)
-    if not overwrite and begun is not None and begun.key == key and begun.finished:  # it may be read-only by now
+    if not overwrite and is_finished(marks, key):  # it may be read-only by now
         return Outcome(0, 0, ())
     with locked(output):
         if output.exists() and not (marks / "job.json").exists():

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from fewslice.errors import InputError
 from fewslice.files import append_line, disk_error, write_atomic
+from fewslice.geometry import by
 
 __all__ = ["NAME", "VERSION", "Header", "Journal", "Recorded", "open_journal", "read_journal"]
 
@@ -269,7 +270,7 @@ def _check_same(path: Path, recorded: Recorded, header: Header) -> None:
             contents = {str(entry.get("content"))}
     same = (known.kind, known.shape, known.dtype) == (header.kind, header.shape, header.dtype)
     if not same or header.content not in contents:
-        extents = " x ".join(str(n) for n in known.shape)
+        extents = by(known.shape)
         raise InputError(
             f"{path} belongs to another volume: {known.kind} of {known.source or 'an image in memory'} of {extents} "
             "voxels with other content; choose another folder, or open that volume"

@@ -53,7 +53,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewslice.blocks.pyramid import forget_pyramid
-from fewslice.blocks.record import Record, existing_record, open_record
+from fewslice.blocks.record import Record, existing_record, is_finished, open_record
 from fewslice.errors import InputError
 from fewslice.files import disk_error
 from fewslice.geometry import Block
@@ -209,8 +209,7 @@ def claim_instances(store: Path, key: str, *, overwrite: bool) -> Record:
 
 def instances_finished(store: Path, key: str) -> bool:
     """Whether a prediction's objects are complete and those of this key; changes nothing."""
-    record = existing_record(store / ".fewslice" / "instances")
-    return record is not None and record.key == key and record.finished
+    return is_finished(store / ".fewslice" / "instances", key)
 
 
 def check_finished(labels: Path) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 
 from fewslice import io
-from fewslice.errors import FewsliceError, InputError
-from fewslice.files import beside, disk_error, is_unfinished, write_atomic
+from fewslice.errors import InputError
+from fewslice.files import disk_error, is_unfinished, making_folder, write_atomic
 from fewslice.geometry import Box
 from fewslice.synthesis.simulation import Simulation
 from fewslice.volume import Volume
@@ -143,14 +143,11 @@ def write_simulation(path: Path, simulation: Simulation, attributes: Mapping[str
     DiskError
         If the disk refuses the write; nothing is left then.
     """
-    folder = beside(path)
-    place = folder / path.name  # the name goes into the metadata
     labels = {
         "instances": (_smallest(simulation.instances), {}),
         "classes": (simulation.semantic, dict(enumerate(simulation.class_names, 1))),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with making_folder(path) as place:
         io.save_volume(place, Volume.from_array(simulation.image, simulation.voxel_size_um, simulation.channel_names))
         for name, (values, names) in labels.items():
             store = io.create_labels(
@@ -159,13 +156,6 @@ def write_simulation(path: Path, simulation: Simulation, attributes: Mapping[str
             )  # fmt: skip
             store.write(Box.of(simulation.shape), values)
             io.write_pyramid(place, f"labels/{name}")
-        place.rename(path)
-        folder.rmdir()
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, FewsliceError):
-            raise disk_error(error, path) from error
-        raise
 
 
 def _smallest(instances: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, Any]:

@@ -193,14 +193,13 @@ def resolved(config: T, task: Task) -> T:
     dims = dims_of(config)
     smallest, voxel = task.smallest_shape, task.voxel_size_um
     axis = task.plane_axis() if dims == 2 else None
-    across = axis if axis is not None else task.only_plane_axis()
     if dims == 3 and min(smallest) < 2:
         raise InputError(
             f"a 3D network needs several planes, but the smallest image is {smallest} (z, y, x); "
             "use --strategy slices_2d or give a deeper volume"
         )
     asked = config.patch
-    patch = asked or _default_patch(smallest, voxel, dims, across)
+    patch = asked or _default_patch(smallest, voxel, dims, axis if dims == 2 else task.only_plane_axis())
     if axis is not None and patch[axis] != 1:
         raise InputError(
             f"patch {patch} (z, y, x) is {patch[axis]} thick along {'zyx'[axis]}, but a 2D network learns planes of "
